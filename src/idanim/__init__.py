@@ -1,0 +1,1 @@
+"""Identity adapters for text-to-video models."""
