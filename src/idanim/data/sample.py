@@ -113,7 +113,11 @@ def to_members(sample: ClipSample) -> dict[str, Any]:
         raise IdanimError(
             f"clip {sample.meta.key!r}: {len(sample.faces)} face pictures but {len(sample.meta.faces)} face records"
         )
-    members: dict[str, Any] = {"__key__": sample.meta.key, "mp4": sample.video, "frame.jpg": sample.first_frame}
+    members: dict[str, Any] = {
+        "__key__": sample.meta.key,
+        "mp4": sample.video,
+        "frame.jpg": sample.first_frame,
+    }
     members |= {f"face.{i}.jpg": picture for i, picture in enumerate(sample.faces)}
     members["json"] = json.dumps(asdict(sample.meta), ensure_ascii=False, allow_nan=False).encode()
     return members
@@ -128,12 +132,16 @@ def from_members(members: dict[str, Any]) -> ClipSample:
     key = members.get("__key__", "<no key>")
     for name in ("json", "mp4", "frame.jpg"):
         if name not in members:
-            raise IdanimError(f"sample {key!r}: no member {name!r}, only {sorted(k for k in members if k[0] != '_')}")
+            raise IdanimError(
+                f"sample {key!r}: no member {name!r}, only {sorted(k for k in members if k[0] != '_')}"
+            )
     meta = parse_meta(members["json"], key)
     faces = []
     for i in range(len(meta.faces)):
         if f"face.{i}.jpg" not in members:
-            raise IdanimError(f"sample {key!r}: no member 'face.{i}.jpg' for its {len(meta.faces)} face records")
+            raise IdanimError(
+                f"sample {key!r}: no member 'face.{i}.jpg' for its {len(meta.faces)} face records"
+            )
         faces.append(members[f"face.{i}.jpg"])
     return ClipSample(meta, members["mp4"], members["frame.jpg"], tuple(faces))
 
@@ -151,7 +159,9 @@ def parse_meta(content: bytes, key: str) -> ClipMeta:
     if not isinstance(raw, dict):
         raise IdanimError(f"sample {key!r}: its json is a {type(raw).__name__}, expected an object")
     if raw.get("schema") != SCHEMA_VERSION:
-        raise IdanimError(f"sample {key!r}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
+        raise IdanimError(
+            f"sample {key!r}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}"
+        )
     _check_fields(raw, ClipMeta, f"sample {key!r}")
     faces = []
     for i, face in enumerate(raw["faces"]):

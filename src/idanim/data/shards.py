@@ -7,6 +7,7 @@ headers, and a sample is then a few `pread` calls.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -114,9 +115,9 @@ class ShardIndex:
         return cls(path, tuple(members), members)
 
     @cached_property
-    def positions(self) -> dict[str, int]:
-        """Index of each key."""
-        return {key: i for i, key in enumerate(self.keys)}
+    def digest(self) -> str:
+        """Names the content of the shard by its members' names, places and sizes."""
+        return hashlib.sha256(repr(self.members).encode()).hexdigest()[:16]
 
     def read(self, key: str, extensions: Sequence[str] | None = None) -> dict[str, Any]:
         """Members of one sample as `{"__key__": key, extension: bytes}`; all of them by default."""
