@@ -30,10 +30,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from idanim.types import IdanimError
 
-CONF_DIR = next(
-    path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir()
+CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
+TEXT_KEYS = (
+    "prompt",
+    "negative_prompt",
+    "input",
+    "output",
+    "ckpt",
+    "data.shards",
+    "faces.root",
+    "faces.pack",
 )
-TEXT_KEYS = ("prompt", "negative_prompt", "input", "output", "ckpt", "data.shards", "faces.root", "faces.pack")
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
@@ -190,7 +197,9 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
         if parent and known[parent] == {}:
             continue  # a free-form dict
         names = difflib.get_close_matches(key, list(dict.fromkeys([*known, *_groups()])), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(k for k in known if '.' not in k)}"
+        hint = (
+            f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(k for k in known if '.' not in k)}"
+        )
         raise IdanimError(f"there is no key {key!r}; {hint}")
 
 

@@ -25,9 +25,7 @@ def decode_picture(content: bytes, name: str) -> UInt8Array:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise IdanimError(
-                    f"{name}: {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read"
-                )
+                raise IdanimError(f"{name}: {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise IdanimError(f"{name}: not a readable picture ({error})") from error

@@ -77,9 +77,7 @@ class ClipDataModule(LightningDataModule):
     def _shards(self, split: str) -> list[ShardIndex]:
         if split not in self._indexed:
             paths = find_shards(self.location, split)
-            scanned = [
-                ShardIndex.scan(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)
-            ]
+            scanned = [ShardIndex.scan(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
             self._indexed[split] = [shard for shard in scanned if shard.keys]
         return self._indexed[split]
 
@@ -115,9 +113,7 @@ class ClipDataModule(LightningDataModule):
         assert self.trainer is not None
         world_size, accumulate = self.trainer.world_size, self.trainer.accumulate_grad_batches
         if self.batch_size % world_size:
-            raise IdanimError(
-                f"data.batch_size={self.batch_size} must be a multiple of the {world_size} devices"
-            )
+            raise IdanimError(f"data.batch_size={self.batch_size} must be a multiple of the {world_size} devices")
         counts = [len(shard.keys) for shard in self._shards("train")]
         dataset = self._dataset("train", ShuffledOrder(counts, self.seed), self.null_text_prob)
         per_step = self.batch_size * accumulate

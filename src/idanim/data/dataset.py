@@ -131,12 +131,9 @@ class ClipDataset(Dataset[ClipItem]):
         if missing:
             raise IdanimError(f"sample {key!r}: no member {missing[0]!r}")
         crops = [
-            square(decode_picture(pictures[name], f"sample {key!r}, {name}"), self.reference_size)
-            for name in names
+            square(decode_picture(pictures[name], f"sample {key!r}, {name}"), self.reference_size) for name in names
         ]
-        return ClipItem(
-            mean + std * posterior_noise, to_float(np.stack(crops)), caption, seed, key, meta.identity
-        )
+        return ClipItem(mean + std * posterior_noise, to_float(np.stack(crops)), caption, seed, key, meta.identity)
 
     def _caption(self, meta: ClipMeta, rng: np.random.Generator) -> str:
         is_null, pick = rng.random(2)

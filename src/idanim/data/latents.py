@@ -93,9 +93,7 @@ class LatentFolder:
     def __init__(self, folder: Path | None, encoder_fingerprint: str, window: FrameWindow) -> None:
         self.folder = folder
         self.window = window
-        self.fingerprint = hashlib.sha256(repr((encoder_fingerprint, astuple(window))).encode()).hexdigest()[
-            :16
-        ]
+        self.fingerprint = hashlib.sha256(repr((encoder_fingerprint, astuple(window))).encode()).hexdigest()[:16]
 
     def path(self, shard: ShardIndex) -> Path:
         """The file that belongs to a shard."""

@@ -77,9 +77,7 @@ class ShuffledOrder:
     def _group_permutation(self, epoch: int, group: int) -> np.ndarray:
         shards = self._groups_of(epoch)[0][group]
         places = [(shard, position) for shard in shards for position in range(self.counts[shard])]
-        return np.random.default_rng([self.seed, epoch, 1 + group]).permutation(
-            np.array(places).reshape(-1, 2)
-        )
+        return np.random.default_rng([self.seed, epoch, 1 + group]).permutation(np.array(places).reshape(-1, 2))
 
 
 class StepSampler(Sampler[int]):

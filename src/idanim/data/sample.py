@@ -132,16 +132,12 @@ def from_members(members: dict[str, Any]) -> ClipSample:
     key = members.get("__key__", "<no key>")
     for name in ("json", "mp4", "frame.jpg"):
         if name not in members:
-            raise IdanimError(
-                f"sample {key!r}: no member {name!r}, only {sorted(k for k in members if k[0] != '_')}"
-            )
+            raise IdanimError(f"sample {key!r}: no member {name!r}, only {sorted(k for k in members if k[0] != '_')}")
     meta = parse_meta(members["json"], key)
     faces = []
     for i in range(len(meta.faces)):
         if f"face.{i}.jpg" not in members:
-            raise IdanimError(
-                f"sample {key!r}: no member 'face.{i}.jpg' for its {len(meta.faces)} face records"
-            )
+            raise IdanimError(f"sample {key!r}: no member 'face.{i}.jpg' for its {len(meta.faces)} face records")
         faces.append(members[f"face.{i}.jpg"])
     return ClipSample(meta, members["mp4"], members["frame.jpg"], tuple(faces))
 
@@ -159,9 +155,7 @@ def parse_meta(content: bytes, key: str) -> ClipMeta:
     if not isinstance(raw, dict):
         raise IdanimError(f"sample {key!r}: its json is a {type(raw).__name__}, expected an object")
     if raw.get("schema") != SCHEMA_VERSION:
-        raise IdanimError(
-            f"sample {key!r}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}"
-        )
+        raise IdanimError(f"sample {key!r}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
     _check_fields(raw, ClipMeta, f"sample {key!r}")
     faces = []
     for i, face in enumerate(raw["faces"]):

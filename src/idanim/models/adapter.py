@@ -49,9 +49,7 @@ class FaceAdapter(nn.Module):
         self.image_proj_model = Resampler(feature_dim, output_dim, num_queries, dim, depth, dim_head, heads)
         self.adapter_modules = nn.ModuleDict(
             {
-                str(layer.index): FaceAttention(
-                    layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank
-                )
+                str(layer.index): FaceAttention(layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank)
                 for layer in layers
             }
         )
@@ -79,10 +77,7 @@ class FaceAdapter(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         """Make the backbone attend to id tokens: from now on its context is [text | id tokens]."""
         backbone.set_processors(
-            {
-                self.layer_names[i]: FaceAttentionProcessor(module)
-                for i, module in self.adapter_modules.items()
-            }
+            {self.layer_names[i]: FaceAttentionProcessor(module) for i, module in self.adapter_modules.items()}
         )
 
     def id_tokens(self, features: Tensor) -> Tensor:

@@ -99,9 +99,7 @@ class AnimateDiffBackbone(Backbone):
         folder = Path(path).expanduser()
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             if not (folder / part).is_dir():
-                raise IdanimError(
-                    f"backbone.path={path!r}: no folder {part!r} in it; expected the diffusers layout"
-                )
+                raise IdanimError(f"backbone.path={path!r}: no folder {part!r} in it; expected the diffusers layout")
         kwargs = {"local_files_only": True, "torch_dtype": getattr(torch, dtype)}
         if motion is None:
             unet = UNetMotionModel.from_pretrained(folder, subfolder="unet", **kwargs)
@@ -157,9 +155,7 @@ class AnimateDiffBackbone(Backbone):
         for layer in self.cross_attention_layers():
             if not has_nothing_but_projections(self._attention(layer.name)):
                 raise IdanimError(f"backbone: attention layer {layer.name} is not a plain one as in SD1.5")
-            wanted[layer.name] = (
-                processors[layer.name] if processors is not None else TextAttentionProcessor()
-            )
+            wanted[layer.name] = processors[layer.name] if processors is not None else TextAttentionProcessor()
         self.unet.set_attn_processor(wanted)
 
     def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:

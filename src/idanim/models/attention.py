@@ -56,9 +56,7 @@ class FaceAttention(nn.Module):
     official checkpoint; `scale` does not switch those off.
     """
 
-    def __init__(
-        self, hidden_dim: int, context_dim: int, num_tokens: int, scale: float, lora_rank: int = 0
-    ) -> None:
+    def __init__(self, hidden_dim: int, context_dim: int, num_tokens: int, scale: float, lora_rank: int = 0) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         self.scale = scale

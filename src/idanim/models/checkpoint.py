@@ -61,9 +61,7 @@ def read_adapter(path: Path) -> AdapterCheckpoint:
         IdanimError: no such file, not a checkpoint of this program, damaged, or it wants to run code.
     """
     if not path.is_file():
-        raise IdanimError(
-            f"ckpt={str(path)!r}: there is no such file; train.py writes <output>/adapter.safetensors"
-        )
+        raise IdanimError(f"ckpt={str(path)!r}: there is no such file; train.py writes <output>/adapter.safetensors")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
 
 
@@ -86,15 +84,11 @@ def _read_lightning(path: Path) -> AdapterCheckpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise IdanimError(
-            f"ckpt={str(path)!r}: refused, it holds more than tensors and plain values"
-        ) from error
+        raise IdanimError(f"ckpt={str(path)!r}: refused, it holds more than tensors and plain values") from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise IdanimError(f"ckpt={str(path)!r}: not a whole checkpoint file ({error})") from error
     if not isinstance(content, dict) or "state_dict" not in content or CONFIG_KEY not in content:
-        raise IdanimError(
-            f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)"
-        )
+        raise IdanimError(f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)")
     return AdapterCheckpoint(content.get(EMA_KEY) or content["state_dict"], content[CONFIG_KEY])
 
 

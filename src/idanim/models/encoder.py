@@ -39,9 +39,7 @@ class ClipFaceEncoder(nn.Module):
         if not folder.is_dir():
             raise IdanimError(f"encoder.path={path!r}: no such folder; expected a CLIP vision model there")
         return cls(
-            CLIPVisionModelWithProjection.from_pretrained(
-                folder, local_files_only=True, dtype=getattr(torch, dtype)
-            )
+            CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, dtype))
         )
 
     @property

@@ -91,9 +91,7 @@ def tiny_encoder(seed: int = 0, image_size: int = 64, feature_dim: int = 48) -> 
 
 def animatediff_scheduler() -> DDIMScheduler:
     """DDIM with the noise levels of AnimateDiff and ID-Animator: linear betas, noise prediction."""
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False
-    )
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
 
 
 def byte_tokenizer() -> CLIPTokenizer:
