@@ -154,12 +154,14 @@ class VideoReader:
         return VideoInfo(width, height, float(rate), num_frames)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        cut_short = False
         try:
             for packet in self._container.demux(self._stream):
-                self._num_packets += packet.size > 0 and not packet.is_corrupt
+                cut_short = packet.is_corrupt  # the file ended inside the packet
+                self._num_packets += packet.size > 0
                 yield from packet.decode()
         except av.FFmpegError as error:
-            reason = "corrupt" if self._is_whole() else "truncated"
+            reason = "truncated" if cut_short else "corrupt"
             text = f"{self._name}: decoding stopped after {self.num_decoded} frames ({error.strerror})"
             raise UnreadableVideoError(reason, text, self.num_decoded, self._stream.frames or None) from error
         if not self._is_whole():
