@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,12 @@ class Person:
 
 
 def people_from_photos(
-    folder: Path, engine: FaceEngine, num_people: int | None, num_references: int, size_px: int
+    folder: Path,
+    engine: FaceEngine,
+    names: Collection[str] | None,
+    num_people: int | None,
+    num_references: int,
+    size_px: int,
 ) -> list[Person]:
     """People from a folder of photos named `<person>__<anything>.<ending>`, by name.
 
@@ -53,6 +58,7 @@ def people_from_photos(
     Args:
         folder: of the photos.
         engine: finds and embeds faces.
+        names: take only these people, None for all.
         num_people: at most so many, None for all.
         num_references: at most so many photos a person are given to the generator.
         size_px: side of the face crops.
@@ -67,7 +73,9 @@ def people_from_photos(
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
     by_name: dict[str, list[Path]] = {}
     for photo in photos:
-        by_name.setdefault(photo.stem.partition("__")[0], []).append(photo)
+        name = photo.stem.partition("__")[0]
+        if names is None or name in names:
+            by_name.setdefault(name, []).append(photo)
     people, faceless = [], []
     for name in sorted(by_name)[:num_people]:
         crops, vectors = [], []
