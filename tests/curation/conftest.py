@@ -8,8 +8,8 @@ from idanim.config import CONF_DIR
 from idanim.curate import main, make_curator
 
 
-@pytest.fixture
-def curate(monkeypatch):
+@pytest.fixture(scope="session")
+def curate():
     """Run the real program on small clips with square faces: curate(input, output, "key=value", …)."""
 
     def run(source, output, *overrides):
@@ -21,8 +21,9 @@ def curate(monkeypatch):
             "clip.size=32",
             *overrides,
         ]
-        monkeypatch.setattr(sys, "argv", ["curate", *arguments])
-        main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["curate", *arguments])
+            main()
         return Path(output)
 
     return run
