@@ -1,12 +1,17 @@
-"""A face engine that takes coloured squares for faces, and videos made of them."""
+"""A face engine that takes coloured squares for faces, videos made of them, and the program run on those."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
+from idanim.curate import main
 from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.types import Face
 from idanim.video import encode_mp4
@@ -76,3 +81,24 @@ def write_sound(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def _arguments(source, output, overrides):
+    """The program's arguments for square faces and small clips."""
+    squares = ["faces._target_=square_faces.SquareFaces", "filter.min_face_px=12", "clip.size=32"]
+    return [f"input={source}", f"output={output}", *squares, *overrides]
+
+
+def curate(source, output, *overrides):
+    """Run the real program; returns the output folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["curate", *_arguments(source, output, overrides)])
+        main()
+    return Path(output)
+
+
+def curate_in_a_process(source, output, *overrides, environment=None, **kwargs):
+    """Run the program as a user does, in a process that may be killed."""
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | (environment or {})
+    command = [sys.executable, "-m", "idanim.curate", *_arguments(source, output, overrides)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, **kwargs)

@@ -4,13 +4,10 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from square_faces import draw, person, write_mp4, write_sound
+from square_faces import curate, curate_in_a_process, draw, person, write_mp4, write_sound
 
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards
@@ -53,7 +50,7 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reference_output(videos, tmp_path_factory, curate):
+def reference_output(videos, tmp_path_factory):
     """The folder of a run that nothing disturbed; for reading only."""
     return curate(videos, tmp_path_factory.mktemp("reference"))
 
@@ -64,17 +61,8 @@ def reference(reference_output):
     return shard_bytes(reference_output)
 
 
-def in_a_process(source, output, *overrides, **kwargs):
-    """Run the program as a user does, in a process that may be killed."""
-    arguments = [f"input={source}", f"output={output}", "faces._target_=square_faces.SquareFaces"]
-    arguments += ["filter.min_face_px=12", "clip.size=32", *overrides]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | kwargs.pop("environment", {})
-    command = [sys.executable, "-m", "idanim.curate", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, **kwargs)
-
-
 class TestOutput:
-    def test_shards_annotations_and_report(self, videos, tmp_path, curate, capsys):
+    def test_shards_annotations_and_report(self, videos, tmp_path, capsys):
         output = curate(videos, tmp_path / "out")
         found = samples(output)
         assert sorted(found) == sorted(PEOPLE)
@@ -102,7 +90,7 @@ class TestOutput:
         assert [anna.faces[i] for i in others] == list(found["anna__1"].faces[:5])
         assert {face.clip for face in found["bea__0"].meta.faces} == {"bea__0"}
 
-    def test_captions_and_identity_from_beside_the_video(self, tmp_path, curate):
+    def test_captions_and_identity_from_beside_the_video(self, tmp_path):
         source = fill(tmp_path / "in")
         (source / "anna__0.txt").write_text("A red square")
         (source / "bea__0.json").write_text(json.dumps({"identity": "anna", "action": "drifts"}))
@@ -113,12 +101,12 @@ class TestOutput:
         assert "cleo" in found["cleo__0"].identity
         assert found["cleo__0"].captions["unified"]
 
-    def test_small_shards(self, videos, tmp_path, curate):
+    def test_small_shards(self, videos, tmp_path):
         output = curate(videos, tmp_path / "out", "shards.max_clips=1", "shards.val_fraction=0")
         assert [path.name for path in sorted(output.glob("*.tar"))] == [f"train-{i:06d}.tar" for i in range(4)]
 
 
-def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path, curate):
+def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path):
     source = fill(tmp_path / "in", PEOPLE[:2])
     good = (source / "anna__0.mp4").read_bytes()
     (source / "text.mp4").write_text("not a video\n" * 50)
@@ -155,7 +143,7 @@ def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path, curate):
     assert all(name in table for name, reason in decisions.items() if reason)
 
 
-def test_nothing_accepted_is_a_report_not_a_crash(tmp_path, curate):
+def test_nothing_accepted_is_a_report_not_a_crash(tmp_path):
     write_mp4(tmp_path / "in" / "nobody.mp4", np.stack([draw(())] * 20))
     output = curate(tmp_path / "in", tmp_path / "out")
     assert report(output)["rejected"] == {"no_face": 1}
@@ -163,14 +151,14 @@ def test_nothing_accepted_is_a_report_not_a_crash(tmp_path, curate):
 
 
 class TestWholeRunErrors:
-    def test_folders_without_videos(self, tmp_path, curate):
+    def test_folders_without_videos(self, tmp_path):
         (tmp_path / "in").mkdir()
         with pytest.raises(SystemExit, match="it is empty"):
             curate(tmp_path / "in", tmp_path / "out")
         with pytest.raises(SystemExit, match="no such folder"):
             curate(tmp_path / "gone", tmp_path / "out")
 
-    def test_wrong_settings(self, videos, tmp_path, curate):
+    def test_wrong_settings(self, videos, tmp_path):
         with pytest.raises(SystemExit, match=r"clip\.size=33"):
             curate(videos, tmp_path / "out", "clip.size=33")
         with pytest.raises(SystemExit, match="val_fraction"):
@@ -178,20 +166,20 @@ class TestWholeRunErrors:
         with pytest.raises(SystemExit, match=r"clip\.size"):
             curate(videos, tmp_path / "out", "clip.sise=32")
 
-    def test_an_output_that_can_not_be_written(self, videos, tmp_path, curate):
+    def test_an_output_that_can_not_be_written(self, videos, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(SystemExit, match=r"Not a directory|File exists"):
             curate(videos, tmp_path / "file" / "out")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_no_permission(self, videos, tmp_path, curate):
+    def test_no_permission(self, videos, tmp_path):
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(SystemExit, match="Permission denied"):
             curate(videos, tmp_path / "locked" / "out")
 
 
 class TestAgain:
-    def test_only_new_and_changed_videos_are_worked_on(self, tmp_path, curate):
+    def test_only_new_and_changed_videos_are_worked_on(self, tmp_path):
         source, output = fill(tmp_path / "in"), tmp_path / "out"
         before = shard_bytes(curate(source, output))
         stamps = {path.name: path.stat().st_mtime_ns for path in (output / "work" / "videos").iterdir()}
@@ -208,19 +196,19 @@ class TestAgain:
         assert shard_bytes(curate(source, output)) == before
         assert len(list((output / "work" / "videos").iterdir())) == 4
 
-    def test_other_settings_make_other_clips_and_old_shards_go(self, videos, tmp_path, curate):
+    def test_other_settings_make_other_clips_and_old_shards_go(self, videos, tmp_path):
         output = curate(videos, tmp_path / "out", "shards.max_clips=1", "shards.val_fraction=0")
         curate(videos, output, "clip.num_frames=20", "clip.max_frames=20")
         assert {sample.meta.num_frames for _, sample in samples(output).values()} == {20}
         assert sorted(path.name for path in output.glob("*.tar")) == ["train-000000.tar", "val-000000.tar"]
 
-    def test_other_files_in_the_output_are_left_alone(self, videos, tmp_path, curate):
+    def test_other_files_in_the_output_are_left_alone(self, videos, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.tar").write_bytes(b"keep")
         output = curate(videos, tmp_path / "out")
         assert (output / "mine.tar").read_bytes() == b"keep"
 
-    def test_a_damaged_or_missing_shard_is_made_again(self, videos, tmp_path, curate, reference):
+    def test_a_damaged_or_missing_shard_is_made_again(self, videos, tmp_path, reference):
         output = curate(videos, tmp_path / "out")
         (output / "train-000000.tar").write_bytes(b"")
         (output / "val-000000.tar").unlink()
@@ -228,16 +216,16 @@ class TestAgain:
 
 
 class TestInterrupted:
-    def test_killed_in_the_middle_of_a_video(self, videos, tmp_path, curate, reference):
+    def test_killed_in_the_middle_of_a_video(self, videos, tmp_path, reference):
         output = tmp_path / "out"
-        killed = in_a_process(videos, output, environment={"SQUARE_FACES_DIE_AFTER": "30"})
+        killed = curate_in_a_process(videos, output, environment={"SQUARE_FACES_DIE_AFTER": "30"})
         assert killed.returncode == -9
         finished = len(list((output / "work" / "videos").glob("*.tar")))
         assert 0 < finished < 4
         assert list(output.glob("*.tar")) == []
         assert shard_bytes(curate(videos, output)) == reference
 
-    def test_killed_while_writing(self, videos, tmp_path, curate, reference):
+    def test_killed_while_writing(self, videos, tmp_path, reference):
         output = curate(videos, tmp_path / "out")
         # What a kill can leave: temporary files, a part of the new shards, and old shards that are still in place.
         results = sorted((output / "work" / "videos").iterdir())
@@ -248,15 +236,16 @@ class TestInterrupted:
         (staging / ".train-000000.abcdefgh.part.tar").write_bytes(b"half")
         (staging / "train-000007.tar").write_bytes(b"old")
         (output / "work" / "packed.json").unlink()
+        (output / ".report.abcdefgh.part.json").write_text("{")
         assert shard_bytes(curate(videos, output)) == reference
         assert leftovers(output) == []
 
-    def test_disk_full_while_packing(self, videos, tmp_path, curate, reference):
+    def test_disk_full_while_packing(self, videos, tmp_path, reference):
         output = curate(videos, tmp_path / "out", "shards.max_clips=1")
         old = shard_bytes(output)
         largest = max(path.stat().st_size for path in (output / "work" / "videos").iterdir())
         assert max(map(len, reference.values())) > largest + 4096
-        full = in_a_process(
+        full = curate_in_a_process(
             videos,
             output,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 4096,) * 2),
@@ -267,19 +256,20 @@ class TestInterrupted:
         assert "Traceback" not in full.stderr
         assert shard_bytes(output) == old
         assert leftovers(output) == []
+        assert not (output / "work" / "shards").exists()
         assert shard_bytes(curate(videos, output)) == reference
 
 
 class TestWorkers:
     def test_the_same_bytes_for_any_number_of_workers(self, videos, tmp_path, reference):
         output = tmp_path / "out"
-        done = in_a_process(videos, output, "workers=2")
+        done = curate_in_a_process(videos, output, "workers=2")
         assert done.returncode == 0, done.stderr
         assert shard_bytes(output) == reference
 
     def test_a_killed_worker_is_told_in_words_and_what_is_finished_stays(self, videos, tmp_path):
         output = tmp_path / "out"
-        killed = in_a_process(videos, output, "workers=2", environment={"SQUARE_FACES_DIE_AFTER": "20"})
+        killed = curate_in_a_process(videos, output, "workers=2", environment={"SQUARE_FACES_DIE_AFTER": "20"})
         assert killed.returncode == 1
         assert "a worker process was killed" in killed.stderr
         assert list((output / "work" / "videos").glob("*.tar"))

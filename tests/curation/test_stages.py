@@ -5,8 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from square_faces import draw, person, write_mp4
 
+from idanim.config import CONF_DIR
+from idanim.curate import make_curator
 from idanim.curation.captions import read_sidecar
 from idanim.curation.chance import place, rng_for
 from idanim.curation.cut import Clip, square_crop
@@ -22,6 +25,16 @@ from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.pictures import decode_picture
 from idanim.types import Face, IdanimError
 from idanim.video import VideoInfo, read_frames
+
+
+@pytest.fixture
+def curator():
+    """A curator with the program's own settings, but square faces and small clips."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "curate.yaml"))
+    config["faces"] = {"_target_": "square_faces.SquareFaces"}
+    config["clip"]["size"] = 32
+    config["filter"]["min_face_px"] = 12
+    return make_curator(config)
 
 
 def video_at(path):
