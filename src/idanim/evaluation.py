@@ -253,7 +253,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("No person has two real faces made with this engine: no ceiling, no normalised figure.")
     elif result["real_pairs"] == "same clip":
         notes.append("Real pairs are frames of one clip, so the ceiling is too high: nobody has two clips.")
-    unreadable = sorted({f"{v['video']} ({v['problem']})" for v in result["videos"] if v["problem"]})
+    unreadable = sorted({video["problem"] for video in result["videos"] if video["problem"]})
     if unreadable:
         notes.append(f"Unreadable, scored as showing nobody: {'; '.join(unreadable)}")
     return notes
