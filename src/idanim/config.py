@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,10 +35,15 @@ CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__fil
 TEXT_KEYS = (
     "prompt",
     "negative_prompt",
+    "sampling.negative_prompt",
+    "captions.text",
     "input",
     "output",
     "ckpt",
+    "references",
+    "videos",
     "data.shards",
+    "data.latents",
     "faces.root",
     "faces.pack",
 )
@@ -113,7 +118,7 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
 
 
 def _start_run(cfg: DictConfig) -> Run:
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = missing_keys(OmegaConf.to_container(cfg, resolve=False))
     if missing:
         raise IdanimError(f"a value is needed for {', '.join(missing)}: add for instance {missing[0]}=…")
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -121,6 +126,13 @@ def _start_run(cfg: DictConfig) -> Run:
     runtime = HydraConfig.get().runtime
     choices = {k: v for k, v in runtime.choices.items() if not k.startswith("hydra") and isinstance(v, str)}
     return Run({str(k): v for k, v in config.items()}, Path(runtime.output_dir), choices, git_sha())
+
+
+def missing_keys(node: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of an unresolved configuration whose value must be given."""
+    if isinstance(node, dict):
+        return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}".lstrip("."))]
+    return [prefix] if node == "???" else []
 
 
 def git_sha() -> str:
@@ -164,7 +176,7 @@ def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
         return f"{key}={_quote(value)}"
     try:
         override = OverridesParser.create().parse_override(assignment)
-    except OverrideParseException:
+    except HydraException:
         return f"{key}={_quote(value)}"
     prose = ", " in value and not is_list
     if override.is_sweep_override() and (not sweeping or prose):
