@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,12 @@ def reason(call, *arguments):
 def test_reasons_of_unreadable_videos_are_known():
     listed = re.search(r"reason: one of (.*?)\.", UnreadableVideoError.__doc__, re.DOTALL)[1]
     assert set(re.findall(r'"(\w+)"', listed)) <= REASONS.keys()
+
+
+def test_every_reason_is_documented_and_nothing_else():
+    text = (Path(__file__).parents[2] / "docs" / "curation.md").read_text()
+    table = text.split("## Reasons")[1].split("\n## ")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*?)(?: \(.*\))? \|", table, re.MULTILINE)) == REASONS
 
 
 class TestSources:
