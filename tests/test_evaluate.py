@@ -87,7 +87,7 @@ def evaluate_grid(output, ckpt, shards, sampler, **values):
 
 def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     sampler = DrawingSampler()
-    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, seeds=[0, 1])
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, seeds=[0, 1], num_identities=2)
     assert sorted(sampler.asked) == [
         (person, prompt, seed, 4) for person in ("p900", "p901") for prompt in ("a beach", "a hat") for seed in (0, 1)
     ]
@@ -198,6 +198,23 @@ def test_real_pairs_are_of_other_clips_in_training_shards(tmp_path, ckpt):
     assert result["summary"]["real_pair_similarity"]["mean"] < result["summary"]["face_similarity"]["mean"]
 
 
+def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
+    shards = make_shards(tmp_path / "shards", persons=3, val=1)
+    sampler = DrawingSampler()
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, baseline=True, num_identities=3)
+    assert {asked[0] for asked in sampler.asked} == {"p900", ""}
+    assert [(row["system"], row["identity"]) for row in result["identities"]] == [
+        ("adapter", "p900"),
+        ("no_adapter", "p900"),
+    ]
+    assert result["summary"]["chance_similarity"]["n"] == 1
+    assert result["summary"]["different_person_similarity"]["n"] == 3
+    assert result["summary"]["normalised_similarity"]["mean"] > 0.9
+    videos = str(tmp_path / "out" / "videos")
+    values = {"videos": videos, "data": {"shards": str(shards)}, "num_identities": 3}
+    assert evaluate(run(tmp_path / "again", **values), load=None)["summary"] == result["summary"]
+
+
 def test_another_engine_embeds_the_crops_and_has_no_ceiling(tmp_path, ckpt, shards, capsys):
     values = {"ckpt": str(ckpt), "prompts": ["a hat"]}
     result = evaluate(run(tmp_path / "out", engine="drawn/2", **values), loader(DrawingSampler(), shards))
@@ -251,7 +268,7 @@ def test_mistakes_are_named(tmp_path, ckpt, shards, values, message):
 def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
     evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
     others = make_shards(tmp_path / "others", persons=2, val=0)
-    with pytest.raises(IdanimError, match="none of its 0 people"):
+    with pytest.raises(IdanimError, match="none of the 2 people"):
         evaluate(run(tmp_path / "again", videos=str(tmp_path / "out" / "videos"), data={"shards": str(others)}), None)
 
 
