@@ -17,8 +17,9 @@ def main(run: Run) -> None:
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
-    from idanim.training.loggers import csv_logger
+    from idanim.training.loggers import csv_logger, quiet_lightning
 
+    quiet_lightning()
     config, output = run.config, run.output
     models = build_models(config)
     data = build(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 import os
 import re
 import subprocess
@@ -99,7 +98,6 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
                 check_overrides(config_name, sys.argv[1:])
