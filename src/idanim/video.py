@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -122,7 +123,8 @@ class VideoReader:
         self._num_packets = 0
         self._first_s: float | None = None
         self._last_s: float | None = None
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(self._container.close)
             if not self._container.streams.video:
                 raise UnreadableVideoError("no_video_stream", f"{self._name}: has no picture, only sound or data")
             self._stream = self._container.streams.video[0]
@@ -132,9 +134,7 @@ class VideoReader:
             if self._first is None:
                 raise UnreadableVideoError("no_frames", f"{self._name}: holds no frame that can be decoded", 0, 1)
             self.info = self._describe(self._first)
-        except BaseException:
-            self._container.close()
-            raise
+            on_error.pop_all()
 
     def __enter__(self) -> VideoReader:
         return self
