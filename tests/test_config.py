@@ -10,7 +10,7 @@ import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from idanim.config import CONF_DIR, Run, check_overrides, missing_keys, plain_arguments, restore, storable
+from idanim.config import CONF_DIR, Run, check_overrides, missing_keys, name_jobs_by_what_varies, plain_arguments, restore, storable
 from idanim.types import IdanimError
 
 AWKWARD = [
@@ -71,6 +71,13 @@ def test_commas_sweep_only_in_a_sweep_and_only_without_a_blank() -> None:
     assert plain_arguments(["-m", "adapter.scale=0.5,1.0"]) == ["-m", "adapter.scale=0.5,1.0"]
     assert parsed(plain_arguments(["adapter.scale=0.5,1.0"])[0]) == "0.5,1.0"
     assert parsed(plain_arguments(["-m", "captions.text=one, two"])[1]) == "one, two"
+
+
+def test_jobs_are_named_by_what_varies() -> None:
+    arguments = ["-m", "adapter.scale=0.5,1.0", 'data.shards="/a b/c"', "reference=random,multi", "trainer=cpu"]
+    (override,) = name_jobs_by_what_varies(arguments)
+    assert parsed(override) == ["data.shards", "trainer"]
+    assert name_jobs_by_what_varies(arguments[1:2]) == []
 
 
 def test_positional_argument() -> None:

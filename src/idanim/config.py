@@ -101,6 +101,7 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
             sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
                 check_overrides(config_name, sys.argv[1:])
+                sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
             except (IdanimError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -163,6 +164,16 @@ def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> 
         else:
             result.append(argument)
     return result
+
+
+def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:
+    """The override that keeps what all jobs of a sweep share out of their folder names; none without a sweep."""
+    arguments = list(arguments)
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    overrides = OverridesParser.create().parse_overrides([a for a in arguments if _ASSIGNMENT.match(a)])
+    shared = [override.key_or_group for override in overrides if not override.is_sweep_override()]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"]
 
 
 def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
