@@ -10,7 +10,16 @@ import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from idanim.config import CONF_DIR, Run, check_overrides, missing_keys, name_jobs_by_what_varies, plain_arguments, restore, storable
+from idanim.config import (
+    CONF_DIR,
+    Run,
+    check_overrides,
+    missing_keys,
+    name_jobs_by_what_varies,
+    plain_arguments,
+    restore,
+    storable,
+)
 from idanim.types import IdanimError
 
 AWKWARD = [

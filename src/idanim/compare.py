@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import yaml  # type: ignore[import-untyped]
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

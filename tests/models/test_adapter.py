@@ -105,9 +105,7 @@ def test_context_once_per_video_equals_context_once_per_frame(backbone: AnimateD
     assert torch.allclose(per_video, per_frame, atol=1e-5)
 
 
-def test_only_the_adapter_gets_gradients(
-    backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder, inputs: dict
-) -> None:
+def test_only_the_adapter_gets_gradients(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder, inputs: dict) -> None:
     adapter = make_adapter(backbone, lora_rank=2)
     for module in adapter.adapter_modules.values():
         for name, parameter in module.named_parameters():
