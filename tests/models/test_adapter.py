@@ -129,7 +129,7 @@ def test_starts_from_the_text_projections(backbone: AnimateDiffBackbone) -> None
     adapter = make_adapter(backbone)
     for layer in backbone.cross_attention_layers():
         key, value = backbone.text_projections(layer)
-        module = adapter.adapter_modules[str(layer.index)]
+        module = adapter.adapter_modules[str(layer.number)]
         assert torch.equal(module.to_k_face.weight, key)
         assert torch.equal(module.to_v_face.weight, value)
 

@@ -6,10 +6,11 @@ import logging
 import netrc
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import wandb
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 
 def csv_logger(output: Path) -> CSVLogger:
@@ -57,6 +58,13 @@ def has_wandb_key() -> bool:
         return "api.wandb.ai" in netrc.netrc().hosts
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def finish(loggers: Iterable[Logger]) -> None:
+    """End the W&B run, so that the next job of a sweep in this process starts its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            wandb.finish()
 
 
 def quiet_lightning() -> None:
