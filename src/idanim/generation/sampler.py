@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,15 +82,59 @@ class Sampler:
             raise IdanimError(
                 f"num_frames={settings.num_frames}: this backbone makes 1 to {self.backbone.max_frames} frames"
             )
-        context, negative = self.backbone.encode_text([prompt, settings.negative_prompt]).split(1)
-        if references:
-            tokens, null_tokens = self._id_tokens(references)
-            context = torch.cat([context, tokens.to(context)], dim=1)
-            negative = torch.cat([negative, null_tokens.to(negative)], dim=1)
-            self.adapter.attach(self.backbone)
-        else:
+        context, negative = self.guidance_contexts(references, prompt, settings.negative_prompt)
+        frames = self.denoise(context, negative, seed, settings)
+        # The pipeline answers in [0, 1].
+        return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
+
+    @torch.no_grad()
+    def guidance_contexts(
+        self, references: Sequence[UInt8Array], prompt: str, negative_prompt: str
+    ) -> tuple[Tensor, Tensor]:
+        """What the backbone attends to with and against the prompt: [text | id tokens], each [1, L (+ Q), D].
+
+        The backbone is left with the adapter attached, or without it where there are no references.
+        """
+        context, negative = self.backbone.encode_text([prompt, negative_prompt]).split(1)
+        if not references:
             self.backbone.set_processors(None)
-        frames = self._pipeline(
+            return context, negative
+        tokens, null_tokens = self._id_tokens(references)
+        self.adapter.attach(self.backbone)
+        return (
+            torch.cat([context, tokens.to(context)], dim=1),
+            torch.cat([negative, null_tokens.to(negative)], dim=1),
+        )
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        context: Tensor,
+        negative: Tensor,
+        seed: int,
+        settings: SamplingSettings,
+        on_step: Callable[[Tensor], None] | None = None,
+        pipeline: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Initial noise → frames [F, 3, H, W] float in [0, 1].
+
+        Args:
+            context: [1, L (+ Q), D].
+            negative: the same for what guidance leads away from.
+            seed: of the initial noise, drawn on the CPU.
+            settings: length, size and steps.
+            on_step: is given the latents [1, C, F, h, w] after each step.
+            pipeline: a diffusers pipeline in place of the backbone's own, for instance one with sparse control.
+            options: further arguments of that pipeline.
+        """
+
+        def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if on_step is not None:
+                on_step(tensors["latents"])
+            return {}
+
+        return (pipeline or self._pipeline)(
             prompt_embeds=context,
             negative_prompt_embeds=negative,
             num_frames=settings.num_frames,
@@ -98,10 +143,10 @@ class Sampler:
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=after_step,
             output_type="pt",
+            **options,
         ).frames[0]
-        # The pipeline answers in [0, 1].
-        return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
 
     def _id_tokens(self, references: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
         """Id tokens of the person and of nobody, each [1, Q, D]."""

@@ -67,8 +67,11 @@ class ClipFaceEncoder(nn.Module):
         Returns:
             [B, R, N, feature_dim].
         """
-        pixels = (references.flatten(0, 1).float() * 0.5 + 0.5 - self.mean) / self.std
-        return self._tokens(pixels).unflatten(0, references.shape[:2])
+        return self._tokens(self.normalise(references.flatten(0, 1))).unflatten(0, references.shape[:2])
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """[B, 3, S, S] in [-1, 1] → the same with CLIP's mean and standard deviation taken out."""
+        return (pictures.to(self.mean.dtype) * 0.5 + 0.5 - self.mean) / self.std
 
     @torch.no_grad()
     def null_features(self) -> Tensor:

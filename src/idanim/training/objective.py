@@ -44,8 +44,9 @@ def draw(seeds: Tensor, shape: Sequence[int]) -> Draw:
 
 
 def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the prediction, taken in float32 (Eq. 3). Scalar, lower is better."""
-    return F.mse_loss(prediction.float(), target.float())
+    """Mean squared error of the prediction, taken in float32 or better (Eq. 3). Scalar, lower is better."""
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    return F.mse_loss(prediction.to(dtype), target.to(dtype))
 
 
 def id_token_share(tokens: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""SparseCtrl: a network that steers some frames by sketches or pictures (Guo et al., arXiv 2311.16933)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AnimateDiffSparseControlNetPipeline, DDIMScheduler, SparseControlNetModel
+from torch import Tensor
+
+from idanim.models.animatediff import AnimateDiffBackbone
+
+
+class SparseControlPipeline(AnimateDiffSparseControlNetPipeline):
+    """diffusers' pipeline, with conditions that don't depend on chance.
+
+    diffusers draws the VAE latents of the picture conditions without a generator; here they are the mode of
+    the posterior.
+    """
+
+    def prepare_image(self, image: Any, width: int, height: int, device: Any, dtype: Any) -> Tensor:
+        """Pictures → conditions [1, C, n, H, W], or latents [1, 4, n, h, w] for the rgb kind."""
+        if not self.controlnet.use_simplified_condition_embedding:
+            return super().prepare_image(image, width, height, device, dtype)
+        pixels = self.control_image_processor.preprocess(image, height=height, width=width).to(device, dtype)
+        return condition_latents(self.vae, pixels)
+
+
+@torch.no_grad()
+def condition_latents(vae: Any, pixels: Tensor) -> Tensor:
+    """What the rgb kind takes: pictures [n, 3, H, W] in [0, 1] → latents [1, 4, n, h, w]."""
+    latents = vae.encode(2 * pixels - 1).latent_dist.mode() * vae.config.scaling_factor
+    return latents.transpose(0, 1)[None]
+
+
+def sparse_control_pipeline(backbone: AnimateDiffBackbone, controlnet: SparseControlNetModel) -> SparseControlPipeline:
+    """A pipeline over the backbone's modules that takes `conditioning_frames` and `controlnet_frame_indices`.
+
+    The control network reads the whole context as text, id tokens included, as in the official code.
+    """
+    pipeline = SparseControlPipeline(
+        vae=backbone.vae,
+        text_encoder=backbone.text_encoder,
+        tokenizer=backbone.tokenizer,
+        unet=backbone.unet,
+        motion_adapter=None,
+        controlnet=controlnet,
+        scheduler=DDIMScheduler.from_config(backbone.scheduler.config),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

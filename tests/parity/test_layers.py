@@ -1,0 +1,169 @@
+"""Single layers: resampler, face attention, the encoders, preprocessing, tokenizer, scheduler, alignment."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from types import SimpleNamespace
+
+import official_models
+import pytest
+import torch
+from conftest import Record
+from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from torch import Tensor, nn
+
+from idanim.faces.align import ARCFACE_TEMPLATE, fit_similarity
+from idanim.models.attention import FaceAttention
+from idanim.models.checkpoint import load_strictly
+from idanim.pictures import square
+from idanim.video import to_float
+
+LAYER, GRADIENT = 1e-5, 1e-4
+
+
+def test_the_files_are_those_of_the_manifest(golden: GoldenFolder) -> None:
+    for name, entry in golden.manifest["files"].items():
+        path = golden.path / name
+        if path.is_file() and "sha256" in entry:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"], name
+
+
+# -------------------------------------------------------------------------------------------- resampler
+
+
+@torch.no_grad()
+def test_resampler(golden: GoldenFolder, record: Record) -> None:
+    data, model = golden.tensors("resampler"), official_models.resampler(golden)
+    record("resampler", max_error(model(data["input"]), data["output"]), LAYER)
+
+
+@torch.no_grad()
+def test_resampler_of_zeros(golden: GoldenFolder, record: Record) -> None:
+    data, model = golden.tensors("resampler"), official_models.resampler(golden)
+    zeros = torch.zeros_like(data["input"][:1])
+    record("resampler, zero input", max_error(model(zeros), data["output_for_zero_input"]), LAYER)
+
+
+# --------------------------------------------------------------------------------------- face attention
+
+
+def face_attention(golden: GoldenFolder) -> tuple[FaceAttention, SimpleNamespace, Tensors]:
+    """The layer, the frozen attention it works in, and the data."""
+    args, data = golden.args("lora_face_attn"), golden.tensors("lora_face_attn")
+    module = FaceAttention(args["hidden"], args["cross_attention_dim"], args["num_tokens"], 1.0, args.get("rank") or 0)
+    load_strictly(module, {k: t.float() for k, t in data.under("processor.").items()}, "lora_face_attn")
+    linears = {}
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        weight, bias = data[f"attn.{name}.weight"].float(), data.under(f"attn.{name}.").get("bias")
+        linears[name] = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None).requires_grad_(False)
+        linears[name].weight.copy_(weight)
+        if bias is not None:
+            linears[name].bias.copy_(bias)
+    out = nn.ModuleList([linears.pop("to_out.0"), nn.Identity()])
+    return module, SimpleNamespace(heads=args["heads"], to_out=out, **linears), data
+
+
+def test_face_attention_outputs(golden: GoldenFolder, record: Record) -> None:
+    module, attn, data = face_attention(golden)
+    outputs = data.under("output.")
+    assert outputs, "no outputs in lora_face_attn"
+    for name, expected in outputs.items():
+        scale, _, lora_scale = name.removeprefix("scale_").partition("_lora_scale_")
+        module.scale, module.lora_scale = float(scale), float(lora_scale or 1)
+        with torch.no_grad():
+            result = module(attn, data["hidden_states"], data["encoder_hidden_states"])
+        record(f"face attention, {name.replace('_', ' ')}", max_error(result, expected), LAYER)
+
+
+def test_face_attention_gradients(golden: GoldenFolder, record: Record) -> None:
+    module, attn, data = face_attention(golden)
+    hidden = data["hidden_states"].clone().requires_grad_()
+    context = data["encoder_hidden_states"].clone().requires_grad_()
+    (module(attn, hidden, context) * data["cotangent"]).sum().backward()
+    got = {f"processor.{name}": p.grad for name, p in module.named_parameters()}
+    got |= {"hidden_states": hidden.grad, "encoder_hidden_states": context.grad}
+    worst = max(relative_error(got[name], expected) for name, expected in data.under("grad.").items())
+    record("face attention, every gradient", worst, GRADIENT, "relative")
+
+
+# ------------------------------------------------------------------- pictures, text, and their encoders
+
+
+def subsampled(data: Tensors, prefix: str) -> tuple[Tensor, int]:
+    """A tensor stored with every n-th pixel, and n."""
+    for key in data:
+        if match := re.fullmatch(prefix + r"(?:_subsampled_by_(\d+))?", key):
+            return data[key], int(match[1] or 1)
+    pytest.skip(f"{data.name} has no tensor {prefix}")
+
+
+def preprocessed(golden: GoldenFolder, pictures: list[Tensor], size: int) -> Tensor:
+    """[H, W, 3] uint8 pictures as the encoder sees them."""
+    crops = torch.stack([to_float(square(picture.numpy(), size)[None])[0] for picture in pictures])
+    return official_models.vision_encoder(golden).normalise(crops)
+
+
+def test_preprocessing(golden: GoldenFolder, record: Record) -> None:
+    data = golden.tensors("clip_preprocess")
+    expected, step = subsampled(data, "pixel_values")
+    pixels = preprocessed(golden, [data["image"]], expected.shape[-1] * step)
+    record("CLIP preprocessing", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
+
+
+def test_vision_encoder(golden: GoldenFolder, record: Record) -> None:
+    data, encoder = golden.tensors("pipeline"), official_models.vision_encoder(golden)
+    pictures = [data[key] for key in sorted(data) if re.fullmatch(r"ref\d+", key)]
+    expected, step = subsampled(data, "clip_pixel_values")
+    pixels = preprocessed(golden, pictures, encoder.image_size)
+    record("CLIP preprocessing of references", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
+    crops = torch.stack([to_float(square(p.numpy(), encoder.image_size)[None])[0] for p in pictures])
+    tokens = encoder.encode(crops[None])[0]
+    record("CLIP vision tokens", max_error(tokens, data["vision_hidden_penultimate"]), LAYER)
+    null_tokens = encoder.null_features()[0]
+    record("CLIP vision tokens of nobody", max_error(null_tokens, data["vision_hidden_penultimate_zero_image"]), LAYER)
+
+
+def test_tokenizer(golden: GoldenFolder, record: Record) -> None:
+    args, data = golden.args("pipeline"), golden.tensors("pipeline")
+    length = data["prompt_ids"].shape[1]
+    encoded = official_models.tokenizer(golden)(
+        [args["prompt"]], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    record("tokenizer ids", max_error(encoded.input_ids, data["prompt_ids"]), 0)
+
+
+# ----------------------------------------------------------------------------- scheduler and alignment
+
+
+def test_ddim_tables(golden: GoldenFolder, record: Record) -> None:
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
+    record("DDIM betas", max_error(scheduler.betas, data["betas"]), 1e-7)
+    record("DDIM alphas", max_error(scheduler.alphas_cumprod, data["alphas_cumprod"]), 1e-7)
+    for steps, expected in data.under("timesteps.").items():
+        scheduler.set_timesteps(int(steps))
+        record(f"DDIM timesteps, {steps} steps", max_error(scheduler.timesteps, expected), 0)
+
+
+def test_ddim_steps(golden: GoldenFolder, record: Record) -> None:
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
+    scheduler.set_timesteps(golden.entry("scheduler").get("step_inference_steps", 30))
+    for name, expected in data.under("step.prev_sample.t").items():
+        step = scheduler.step(data["step.eps"], int(name), data["step.sample"])
+        record(f"DDIM step at {name}", max_error(step.prev_sample, expected), 1e-6)
+
+
+def test_our_defaults_are_the_official_schedule(golden: GoldenFolder) -> None:
+    from idanim.models.tiny import animatediff_scheduler
+
+    ours, official = animatediff_scheduler().config, official_models.scheduler(golden).config
+    assert {k: v for k, v in ours.items() if not k.startswith("_")} == {
+        k: v for k, v in official.items() if not k.startswith("_")
+    }
+
+
+def test_alignment(golden: GoldenFolder, record: Record) -> None:
+    data = golden.tensors("face_align")
+    for number, points in data.under("kps.").items():
+        matrix = torch.from_numpy(fit_similarity(points.numpy(), ARCFACE_TEMPLATE))
+        record(f"face alignment matrix {number}", relative_error(matrix, data[f"M.{number}"]), 1e-5, "relative")
