@@ -6,14 +6,24 @@ Its state dict is the official ID-Animator layout: `image_proj_model.*` (resampl
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from idanim.models.attention import FaceAttention, FaceAttentionProcessor
+from idanim.models.adapter_file import (
+    AdapterFile,
+    build_projection,
+    read_adapter_file,
+    write_ip_adapter,
+    write_official,
+)
+from idanim.models.attention import FaceAttention, FaceAttentionProcessor, LowRankAttention
 from idanim.models.backbone import Backbone
+from idanim.models.checkpoint import load_strictly
 from idanim.models.resampler import Resampler
+from idanim.types import IdanimError
 
 
 class FaceAdapter(nn.Module):
@@ -30,6 +40,10 @@ class FaceAdapter(nn.Module):
         scale: λ of Eq. 1.
         lora_rank: rank of the low-rank additions of the official checkpoint (128 there, 0 = none as in
             the paper's text).
+        init: a file to start from, for instance ip-adapter-plus-face_sd15: an adapter of the same projection
+            and sizes. Low-rank additions that it lacks start at zero effect.
+        projection: what makes the tokens; by default a resampler of the sizes above.
+        self_attention_lora: also low-rank additions on self-attention (IP-Adapter FaceID-plus).
     """
 
     def __init__(
@@ -43,19 +57,85 @@ class FaceAdapter(nn.Module):
         heads: int = 12,
         scale: float = 1.0,
         lora_rank: int = 0,
+        init: str | None = None,
+        projection: nn.Module | None = None,
+        self_attention_lora: bool = False,
     ) -> None:
         super().__init__()
         layers = backbone.cross_attention_layers()
-        output_dim = layers[0].context_dim
-        self.layer_names = {str(layer.number): layer.name for layer in layers}
-        self.image_proj_model = Resampler(feature_dim, output_dim, num_queries, dim, depth, dim_head, heads)
-        self.adapter_modules = nn.ModuleDict(
-            {
-                str(layer.number): FaceAttention(layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank)
-                for layer in layers
-            }
-        )
+        if projection is None:
+            projection = Resampler(feature_dim, layers[0].context_dim, num_queries, dim, depth, dim_head, heads)
+        self.image_proj_model = projection
+        modules: dict[int, FaceAttention | LowRankAttention] = {
+            layer.number: FaceAttention(layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank)
+            for layer in layers
+        }
+        if self_attention_lora:
+            layers = (*layers, *backbone.self_attention_layers())
+            for layer in backbone.self_attention_layers():
+                modules[layer.number] = LowRankAttention(layer.hidden_dim, layer.context_dim, lora_rank)
+        names = {layer.number: layer.name for layer in layers}
+        self.layer_names = {str(number): names[number] for number in sorted(names)}
+        self.adapter_modules = nn.ModuleDict({str(number): modules[number] for number in sorted(modules)})
         self._copy_text_projections(backbone)
+        if init is not None:
+            self.start_from(read_adapter_file(init))
+
+    @classmethod
+    def from_file(cls, path: str | Path, backbone: Backbone, scale: float = 1.0, dim_head: int = 64) -> FaceAdapter:
+        """Read an official, IP-Adapter or own file; its sizes come from its shapes.
+
+        Args:
+            path: see `idanim.models.adapter_file` for the formats.
+            backbone: the frozen model it will attach to.
+            scale: λ of Eq. 1.
+            dim_head: width of a head in its resampler, which the shapes don't tell (64 in all public files).
+
+        Raises:
+            IdanimError: not an adapter, or one whose keys or shapes don't fit; the message names them.
+        """
+        return cls.of_file(read_adapter_file(path), backbone, scale, dim_head)
+
+    @classmethod
+    def of_file(cls, file: AdapterFile, backbone: Backbone, scale: float = 1.0, dim_head: int = 64) -> FaceAdapter:
+        """See `from_file`."""
+        projection = build_projection(file, dim_head)
+        adapter = cls(
+            backbone,
+            feature_dim=0,
+            num_queries=cast(int, projection.num_queries),
+            scale=scale,
+            lora_rank=file.lora_rank,
+            projection=projection,
+            self_attention_lora=any(number % 2 == 0 for number in file.lora_layers),
+        )
+        load_strictly(adapter, file.state, str(file.path))
+        return adapter
+
+    def to_file(self, path: str | Path, layout: str) -> None:
+        """Write the weights for other programs; for our own format see `idanim.models.checkpoint`.
+
+        Args:
+            path: file to write.
+            layout: "official" (animator.ckpt) or "ip_adapter" (.bin or .safetensors).
+
+        Raises:
+            IdanimError: the layout can't hold this adapter.
+        """
+        writers = {"official": write_official, "ip_adapter": write_ip_adapter}
+        if layout not in writers:
+            raise IdanimError(f"layout={layout!r}: expected one of {', '.join(writers)}")
+        writers[layout](Path(path), self.state_dict())
+
+    def start_from(self, file: AdapterFile) -> None:
+        """Take the weights of a file as they are; only low-rank additions may be missing there.
+
+        Raises:
+            IdanimError: a key is unknown, missing or of another shape.
+        """
+        fresh = {key: tensor for key, tensor in self.state_dict().items() if "_lora." in key}
+        keep = fresh if not file.lora_layers else {}
+        load_strictly(self, {**keep, **file.state}, str(file.path))
 
     @torch.no_grad()
     def _copy_text_projections(self, backbone: Backbone) -> None:
@@ -77,12 +157,12 @@ class FaceAdapter(nn.Module):
             face_attention.scale = value
 
     def _face_attentions(self) -> list[FaceAttention]:
-        return [cast(FaceAttention, module) for module in self.adapter_modules.values()]
+        return [module for module in self.adapter_modules.values() if isinstance(module, FaceAttention)]
 
     def attach(self, backbone: Backbone) -> None:
         """Make the backbone attend to id tokens: from now on its context is [text | id tokens]."""
-        pairs = zip(self.layer_names.values(), self._face_attentions(), strict=True)
-        backbone.set_processors({name: FaceAttentionProcessor(module) for name, module in pairs})
+        pairs = zip(self.layer_names.values(), self.adapter_modules.values(), strict=True)
+        backbone.set_processors({name: FaceAttentionProcessor(cast(FaceAttention, module)) for name, module in pairs})
 
     def id_tokens(self, features: Tensor) -> Tensor:
         """Id tokens of persons; the tokens of several references are averaged.

@@ -17,6 +17,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -139,9 +140,16 @@ class AnimateDiffBackbone(Backbone):
 
     def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
         """The text cross-attention layers (attn2); odd numbers of the official numbering."""
+        return self._layers("attn2.processor")
+
+    def self_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
+        """The spatial self-attention layers (attn1); even numbers."""
+        return self._layers("attn1.processor")
+
+    def _layers(self, ending: str) -> tuple[CrossAttentionLayer, ...]:
         layers = []
         for number, name in enumerate(self._spatial_processors()):
-            if name.endswith("attn2.processor"):
+            if name.endswith(ending):
                 weight = self._attention(name).to_k.weight
                 layers.append(CrossAttentionLayer(number, name, weight.shape[0], weight.shape[1]))
         return tuple(layers)
@@ -150,12 +158,15 @@ class AnimateDiffBackbone(Backbone):
         return self.unet.get_submodule(processor_name.removesuffix(".processor"))
 
     def set_processors(self, processors: Mapping[str, Any] | None) -> None:
-        """Set the processors of the cross-attention layers; None puts the plain ones back."""
+        """Set the processors of the named layers; the others and None get the plain ones."""
+        given = processors or {}
         wanted = dict(self.unet.attn_processors)
         for layer in self.cross_attention_layers():
             if not has_nothing_but_projections(self._attention(layer.name)):
                 raise IdanimError(f"backbone: attention layer {layer.name} is not a plain one as in SD1.5")
-            wanted[layer.name] = processors[layer.name] if processors is not None else TextAttentionProcessor()
+            wanted[layer.name] = given.get(layer.name) or TextAttentionProcessor()
+        for layer in self.self_attention_layers():
+            wanted[layer.name] = given.get(layer.name) or AttnProcessor2_0()
         self.unet.set_attn_processor(wanted)
 
     def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:

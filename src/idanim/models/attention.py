@@ -47,6 +47,27 @@ class LowRank(nn.Module):
         return self.up(self.down(x))
 
 
+class LowRankAttention(nn.Module):
+    """Plain attention with low-rank additions on q, k, v and out: the self-attention of IP-Adapter FaceID-plus."""
+
+    def __init__(self, hidden_dim: int, context_dim: int, lora_rank: int) -> None:
+        super().__init__()
+        self.lora_scale = 1.0
+        self.to_q_lora = LowRank(hidden_dim, hidden_dim, lora_rank)
+        self.to_k_lora = LowRank(context_dim, hidden_dim, lora_rank)
+        self.to_v_lora = LowRank(context_dim, hidden_dim, lora_rank)
+        self.to_out_lora = LowRank(hidden_dim, hidden_dim, lora_rank)
+
+    def forward(self, attn: Any, hidden_states: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attention of [B, S, E] on itself or on context [V or B, L, D] → [B, S, E]."""
+        context = hidden_states if context is None else context
+        query = attn.to_q(hidden_states) + self.lora_scale * self.to_q_lora(hidden_states)
+        key = attn.to_k(context) + self.lora_scale * self.to_k_lora(context)
+        value = attn.to_v(context) + self.lora_scale * self.to_v_lora(context)
+        attended = attend(query, key, value, attn.heads)
+        return attn.to_out[1](attn.to_out[0](attended) + self.lora_scale * self.to_out_lora(attended))
+
+
 class FaceAttention(nn.Module):
     r"""Decoupled cross-attention of text and face (ID-Animator Eq. 1).
 
@@ -88,20 +109,20 @@ class FaceAttention(nn.Module):
 
 
 class FaceAttentionProcessor:
-    """Lets a diffusers attention layer call a `FaceAttention`.
+    """Lets a diffusers attention layer call a `FaceAttention` or `LowRankAttention`.
 
     Not a module on purpose: diffusers registers processors that are modules as children of the backbone,
     and then the backbone's parameters, state dict and optimiser would hold the adapter too.
     """
 
-    def __init__(self, face_attention: FaceAttention) -> None:
+    def __init__(self, face_attention: FaceAttention | LowRankAttention) -> None:
         self.face_attention = face_attention
 
     def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 
 class CrossAttentionLayer(NamedTuple):
-    """A cross-attention layer that an adapter may attach to.
+    """An attention layer that an adapter may attach to.
 
     Attributes:
-        number: position in the official ID-Animator and IP-Adapter key layout (odd numbers).
+        number: position in the official ID-Animator and IP-Adapter key layout: odd, and even for self-attention.
         name: name of its attention processor in the backbone.
         hidden_dim: width of the queries.
         context_dim: width of the text tokens.
@@ -68,9 +68,13 @@ class Backbone(nn.Module, ABC):
     def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
         """The layers that an adapter attaches to, in the order of `number`."""
 
+    def self_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
+        """The spatial self-attention layers (even numbers), for adapters with additions there."""
+        return ()
+
     @abstractmethod
     def set_processors(self, processors: Mapping[str, Any] | None) -> None:
-        """Replace the attention processors of the named layers; None puts the plain ones back."""
+        """Replace the attention processors of the named layers; the others and None get the plain ones."""
 
     @abstractmethod
     def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class Resampler(nn.Module):
     Args:
         feature_dim: width of the encoder's tokens (1280 for CLIP ViT-H).
         output_dim: width of the id tokens, the text token width of the backbone (768 for SD1.5).
-        num_queries: how many id tokens (16 in ID-Animator).
+        num_queries: how many id tokens (16 in ID-Animator); 0 = queries come from outside.
         dim: inner width; the output width by default.
         depth: number of blocks.
         dim_head: width of an attention head.
@@ -64,7 +64,8 @@ class Resampler(nn.Module):
     ) -> None:
         super().__init__()
         dim = dim or output_dim
-        self.latents = nn.Parameter(torch.randn(1, num_queries, dim) / dim**0.5)
+        # Without queries of its own it takes them from outside, by `resample`.
+        self.latents = nn.Parameter(torch.randn(1, num_queries, dim) / dim**0.5) if num_queries else None
         self.proj_in = nn.Linear(feature_dim, dim)
         self.proj_out = nn.Linear(dim, output_dim)
         self.norm_out = nn.LayerNorm(output_dim)
@@ -75,12 +76,16 @@ class Resampler(nn.Module):
     @property
     def num_queries(self) -> int:
         """How many id tokens come out."""
-        return self.latents.shape[1]
+        return 0 if self.latents is None else self.latents.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
         """Encoder tokens [B, N, feature_dim] → id tokens [B, Q, output_dim]."""
+        assert self.latents is not None
+        return self.resample(features, self.latents.expand(features.shape[0], -1, -1))
+
+    def resample(self, features: Tensor, latents: Tensor) -> Tensor:
+        """Encoder tokens [B, N, feature_dim] asked by queries [B, Q, D] → [B, Q, output_dim]."""
         tokens = self.proj_in(features)
-        latents = self.latents.expand(features.shape[0], -1, -1)
         for layer in self.layers:
             attention, feed_forward = cast(nn.ModuleList, layer)
             latents = latents + attention(tokens, latents)
