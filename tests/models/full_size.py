@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from idanim.models.animatediff import AnimateDiffBackbone
-from idanim.models.tiny import animatediff_scheduler
+from idanim.models.sd15 import animatediff_scheduler
 from idanim.models.weight_file import WeightFile
 
 KEYS = Path(__file__).parent / "keys"

@@ -36,7 +36,7 @@ def kind_of(tensors: Mapping[str, Tensor]) -> str:
     if _has(tensors, "adapter_modules.", "face_adapter."):
         return ADAPTER
     if _has(tensors, "ip_adapter."):
-        widths = {t.shape[1] for key, t in tensors.items() if key.endswith("to_k_ip.weight")}
+        widths = {t.shape[-1] for key, t in tensors.items() if key.endswith("to_k_ip.weight")}
         return IP_ADAPTER_SDXL if 2048 in widths else IP_ADAPTER
     if _has(tensors, "controlnet_cond_embedding."):
         return SPARSE_CONTROL if any("motion_modules." in key for key in tensors) else CONTROLNET
@@ -61,7 +61,7 @@ def _base_kind(tensors: Mapping[str, Tensor]) -> str:
         if _has(tensors, "conditioner.embedders.") or "model.diffusion_model.label_emb.0.0.weight" in tensors:
             return SDXL
         text = tensors.get(_TEXT_KEY)
-        return SD2 if text is not None and text.shape[1] == 1024 else SD15
+        return SD2 if text is not None and text.shape[-1] == 1024 else SD15
     if _has(tensors, "vision_model."):
         return IMAGE_ENCODER
     if _has(tensors, "first_stage_model.", "encoder.conv_in", "decoder.conv_in"):
