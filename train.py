@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from idanim.config import Run, build, program, storable
 
@@ -14,6 +15,7 @@ def main(run: Run) -> None:
     """Compose → build → fit."""
     # Torch and Lightning load only once the command line is right.
     from idanim.assembly import build_models
+    from idanim.models.checkpoint import AtomicCheckpointIO, check_resumable
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
@@ -21,6 +23,11 @@ def main(run: Run) -> None:
 
     quiet_lightning()
     config, output = run.config, run.output
+    last = output / "checkpoints" / "last.ckpt"
+    ckpt = config["ckpt"] or (last if last.is_file() else None)
+    if ckpt:
+        check_resumable(Path(ckpt))
+        log.info("going on from %s", ckpt)
     models = build_models(config)
     data = build(
         config["data"],
@@ -30,14 +37,18 @@ def main(run: Run) -> None:
     )
     module = build(config["training"], **models._asdict(), stored_config=storable(run))
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
-    callbacks = training_callbacks(
-        output, config["every_n_steps"], config["data"]["batch_size"], PreviewMaker.from_config(config, output, loggers)
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    clips_per_step = config["data"]["batch_size"] * accumulate
+    previews = PreviewMaker.from_config(config, output, loggers)
+    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
+    trainer = build(
+        config["trainer"],
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        val_check_interval=config["every_n_steps"]["validate"] * accumulate,  # Lightning counts batches
+        default_root_dir=str(output),
     )
-    trainer = build(config["trainer"], logger=loggers, callbacks=callbacks, default_root_dir=str(output))
-    last = output / "checkpoints" / "last.ckpt"
-    ckpt = config["ckpt"] or (str(last) if last.is_file() else None)
-    if ckpt:
-        log.info("going on from %s", ckpt)
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     finally:

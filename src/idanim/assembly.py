@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from idanim.config import build, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import load_strictly, read_adapter
-from idanim.models.encoder import ClipFaceEncoder
+from idanim.models.encoder import FaceEncoder
 
 
 class Models(NamedTuple):
     """A frozen backbone, a frozen face encoder and the adapter between them."""
 
     backbone: Backbone
-    encoder: ClipFaceEncoder
+    encoder: FaceEncoder
     adapter: FaceAdapter
 
 
@@ -66,6 +67,7 @@ def load_sampler(
     if scale is not None:
         models.adapter.scale = scale
     for model in models:
-        model.to(device)
+        if isinstance(model, nn.Module):
+            model.to(device)
     models.adapter.requires_grad_(False)
     return Sampler(*models), config
