@@ -173,6 +173,26 @@ def test_odd_sizes_other_formats_uneven_time_and_rotation_are_no_obstacle(tmp_pa
     assert top <= face[1] < face[3] <= bottom
 
 
+def test_a_person_of_two_names_in_both_splits_is_reported(tmp_path, capsys):
+    source = tmp_path / "in"
+    for name, colour in (("anna__0", "red"), ("annie__0", "red"), ("bea__0", "blue")):
+        write_mp4(source / f"{name}.mp4", person(40, colour=colour))
+    output = curate(source, tmp_path / "out", "shards.val_fraction=0.5", "seed=1")
+    splits = {key: split for key, (split, _) in samples(output).items()}
+    assert splits["anna__0"] != splits["annie__0"]
+    leaks = report(output)["possible_leaks"]
+    assert leaks["count"] == 1
+    (pair,) = leaks["most_similar"]
+    assert {pair["train"], pair["val"]} == {"anna__0.mp4", "annie__0.mp4"}
+    assert pair["similarity"] > 0.9
+    for text in (capsys.readouterr().out, (output / "report.md").read_text()):
+        assert "one pair of a training and a validation video" in text
+        assert "annie__0.mp4" in text
+    curate(source, output, "shards.val_fraction=0.5", "seed=1", "link.warn_similarity=1")
+    assert report(output)["possible_leaks"] == {"count": 0, "most_similar": []}
+    assert "validation video" not in capsys.readouterr().out
+
+
 def test_nothing_accepted_is_a_report_not_a_crash(tmp_path):
     write_mp4(tmp_path / "in" / "nobody.mp4", np.stack([draw(())] * 20))
     output = curate(tmp_path / "in", tmp_path / "out")
@@ -237,6 +257,17 @@ class TestAgain:
         (tmp_path / "out" / "mine.tar").write_bytes(b"keep")
         output = curate(videos, tmp_path / "out")
         assert (output / "mine.tar").read_bytes() == b"keep"
+
+    def test_another_input_does_not_take_the_place_of_shards_unasked(self, videos, tmp_path, reference):
+        output = curate(videos, tmp_path / "out")
+        with pytest.raises(SystemExit, match=r"holds the shards of .*replace=true"):
+            curate(fill(tmp_path / "others", ("dora__0",)), output)
+        assert shard_bytes(output) == reference
+        stamps = {path.name: path.stat().st_mtime_ns for path in (output / "work" / "videos").iterdir()}
+        moved = shutil.copytree(videos, tmp_path / "moved")  # keeps modification times, like a move
+        curate(moved, output, "replace=true")
+        assert shard_bytes(output) == reference
+        assert {path.name: path.stat().st_mtime_ns for path in (output / "work" / "videos").iterdir()} == stamps
 
     def test_a_damaged_or_missing_shard_is_made_again(self, videos, tmp_path, reference):
         output = curate(videos, tmp_path / "out")

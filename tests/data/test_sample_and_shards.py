@@ -124,6 +124,7 @@ def test_missing_member_is_named(member: str) -> None:
         ({"schema": 99}, "schema 99"),
         ({"identity": None, "unknown": 1}, "unknown"),
         ({"identity": ""}, "identity is '', expected some text"),
+        ({"identity": "a\ud800"}, "identity is .*expected some text"),
         ({"key": "other"}, "key is 'other', but the tar calls it 'p001__0'"),
         ({"captions": {}}, "no caption"),
         ({"captions": {"unified": 5}}, "captions is .*expected an object that holds text"),

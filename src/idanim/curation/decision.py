@@ -28,7 +28,7 @@ REASONS = {
 
 
 RETRIED = frozenset({"file_not_readable", "bad_sidecar", "internal_error"})
-"""Reasons that may be gone the next time (a share that was away, memory that was short): such a video is tried again."""
+"""Reasons that may be gone the next time, for instance a network folder that was away: such a video is tried again."""
 
 
 class RejectedError(UnusableVideoError):

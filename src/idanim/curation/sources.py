@@ -24,7 +24,7 @@ class SourceVideo:
 
     Attributes:
         path: where it is.
-        name: path relative to the input folder, with forward slashes; bytes that are not UTF-8 stand as \\x….
+        name: path relative to the input folder, with forward slashes (see `printable`).
         key: clip key; a pure function of `name`.
     """
 
@@ -73,6 +73,11 @@ def clip_key(name: str) -> str:
     return f"{readable}-{digest}" if readable else digest
 
 
+def printable(path: Path) -> str:
+    """A path as text that can be written to a file: bytes that are not UTF-8 stand as \\x…."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+
+
 def find_videos(folder: Path) -> list[SourceVideo]:
     """All videos in a folder and its subfolders, by file ending, sorted by name. Hidden files are left out.
 
@@ -89,7 +94,7 @@ def find_videos(folder: Path) -> list[SourceVideo]:
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.suffix.lower() in VIDEO_ENDINGS and not hidden:
-            name = os.fsencode(relative.as_posix()).decode(errors="backslashreplace")
+            name = printable(relative)
             videos.append(SourceVideo(path, name, clip_key(name)))
     if not videos:
         found = f"none of its {len(files)} files is a video" if files else "it is empty"

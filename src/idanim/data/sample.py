@@ -13,6 +13,7 @@ A sample is self-contained, so that a stream needs no look-ups. Its members in t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -190,7 +191,12 @@ def _whole_from(least: int) -> tuple[str, Callable[[Any], bool]]:
     return f"a whole number from {least}", lambda value: type(value) is int and value >= least
 
 
-_TEXT = ("some text", lambda value: isinstance(value, str) and bool(value))
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _HALF_CHARACTER.search(value)
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can name them, but no file and no terminal takes them
+_TEXT = ("some text", lambda value: _is_text(value) and value != "")
 _NUMBER = ("a finite number", _is_number)
 _BOX = ("4 finite numbers", lambda value: _is_numbers(value, 4))
 
@@ -207,7 +213,7 @@ _CLIP_FIELDS: _Fields = {
     "crop_box": _BOX,
     "captions": (
         "an object that holds text",
-        lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     ),
     "face_engine": _TEXT,
     "faces": ("a list", lambda value: isinstance(value, list)),
