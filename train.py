@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 def main(run: Run) -> None:
     """Compose → build → fit."""
     # Torch and Lightning load only once the command line is right.
-    from idanim.assembly import build_models
-    from idanim.models.checkpoint import AtomicCheckpointIO, check_resumable
+    from idanim.assembly import build_models, build_trainer
+    from idanim.models.checkpoint import check_resumable
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
@@ -37,18 +37,10 @@ def main(run: Run) -> None:
     )
     module = build(config["training"], **models._asdict(), stored_config=storable(run))
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
-    accumulate = config["trainer"]["accumulate_grad_batches"]
-    clips_per_step = config["data"]["batch_size"] * accumulate
+    clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     previews = PreviewMaker.from_config(config, output, loggers)
     callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
-    trainer = build(
-        config["trainer"],
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        val_check_interval=config["every_n_steps"]["validate"] * accumulate,  # Lightning counts batches
-        default_root_dir=str(output),
-    )
+    trainer = build_trainer(config, output, loggers, callbacks)
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     finally:
@@ -57,7 +49,8 @@ def main(run: Run) -> None:
         write_summary(output, {"config": storable(run), "steps": trainer.global_step})
         adapter = output / "adapter.safetensors"
         print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
-        print(f"next      python evaluate.py ckpt={adapter}")
+        faces = "".join(f" faces.{key}={config['faces'][key]}" for key in ("pack", "root") if key in config["faces"])
+        print(f"next      python evaluate.py ckpt={adapter}{faces}")
 
 
 if __name__ == "__main__":

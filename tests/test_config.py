@@ -79,6 +79,12 @@ def test_prose_with_quotes_and_dollars(text: str) -> None:
         assert cfg.captions.text == text
 
 
+@pytest.mark.parametrize("key", ["input", "output", "data.shards"])
+def test_an_empty_path_is_not_this_folder(key: str) -> None:
+    with pytest.raises(IdanimError, match=f"{key}= is empty"):
+        plain_arguments([f"{key}="])
+
+
 def test_quoting_twice_changes_nothing() -> None:
     once = plain_arguments([f"input={text}" for text in AWKWARD])
     assert plain_arguments(once) == once

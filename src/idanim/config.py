@@ -59,15 +59,14 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
     """Build the component that a config node describes by its `_target_`, with `kwargs` added.
 
     Raises:
-        IdanimError: the component's own complaint.
-        InstantiationException: an argument that it does not take.
+        IdanimError: the component's own complaint, or an argument that it does not take.
     """
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, IdanimError | OSError):
             raise error.__cause__ from error
-        raise
+        raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
 
 
 def program(config_name: str, positional: str | None = None) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
@@ -86,8 +85,8 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-            sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
+                sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
                 check_overrides(config_name, sys.argv[1:])
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
@@ -139,6 +138,9 @@ def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> 
 
     Text keys are taken letter by letter. Any other value that does not parse is text. Outside a sweep
     (`--multirun`) a comma is a comma; inside one it separates values, unless a blank follows it.
+
+    Raises:
+        IdanimError: an empty path.
     """
     arguments = list(arguments)
     sweeping = bool({"-m", "--multirun"} & set(arguments))
@@ -167,6 +169,8 @@ def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:
 def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     assignment = f"{key}={value}"
     is_list = value.startswith("[") and value.endswith("]")
+    if value == "" and key.lstrip("+") in PATH_KEYS:
+        raise IdanimError(f"{key}= is empty: a path is needed (an unset variable of the shell?)")
     if value in ("", "null"):
         return assignment
     try:
@@ -224,7 +228,8 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
             parent = parent.rpartition(".")[0]
         if parent and known[parent] == {}:
             continue  # a free-form dict
-        names = difflib.get_close_matches(key, list(dict.fromkeys([*known, *_groups()])), n=3, cutoff=0.5)
+        typed = [name for name in dict.fromkeys([*known, *_groups()]) if not name.endswith("_")]
+        names = difflib.get_close_matches(key, typed, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(k for k in known if '.' not in k)}"
         )

@@ -4,12 +4,11 @@ import json
 import os
 import resource
 import shutil
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
-from square_faces import curate, curate_in_a_process, draw, person, write_mp4, write_sound
+from square_faces import curate, curate_in_a_process, draw, person, write_mp4
+from video_files import write_sound, write_video
 
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards
@@ -147,21 +146,9 @@ def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path):
 
 def test_odd_sizes_other_formats_uneven_time_and_rotation_are_no_obstacle(tmp_path):
     frames = person(40, height=97, width=99)
-    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 99, 97, "bgr0"
-        for i, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = i * 40 + i % 3 * 12, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    with av.open(str(tmp_path / "turned.mov"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        stream.set_display_rotation(90)
-        for rgb in person(40, width=128, y=60):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode(None))
+    uneven_ms = [i * 40 + i % 3 * 12 for i in range(len(frames))]
+    write_video(tmp_path / "odd.mkv", frames, "ffv1", "bgr0", pts=uneven_ms)
+    write_video(tmp_path / "turned.mov", person(40, width=128, y=60), "mpeg4", rotation=90, fps=30)
     output = curate(tmp_path, tmp_path / "out")
     found = {sample.meta.source: sample.meta for _, sample in samples(output).values()}
     assert set(found) == {"odd.mkv", "turned.mov"}

@@ -152,11 +152,11 @@ class LatentFolder:
         """Mean and std of one clip, float32 [C, F, h, w].
 
         Raises:
-            IdanimError: the clip has no latents.
+            IdanimError: why the clip has no latents.
         """
         file, names = _open(self.path(shard))
         if f"{key}/mean" not in names:
-            raise IdanimError(f"clip {key!r} has no latents in {self.path(shard)}")
+            raise IdanimError(self.broken(shard).get(key, f"no latents of it in {self.path(shard)}"))
         return file.get_tensor(f"{key}/mean").float(), file.get_tensor(f"{key}/std").float()
 
     @staticmethod
