@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
-ENTRY_POINTS = {"assembly", "compare", "curate", "evaluation", "previews", "shard_people"}
+ENTRY_POINTS = {"assembly", "compare", "curate", "evaluation", "previews", "shard_people", "weights"}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -11,8 +11,7 @@ from diffusers import AutoencoderKL, UNetMotionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from idanim.models.animatediff import AnimateDiffBackbone
-from idanim.models.sd15 import animatediff_scheduler
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.weight_file import WeightFile
 
 KEYS = Path(__file__).parent / "keys"

@@ -154,7 +154,7 @@ def test_ddim_steps(golden: GoldenFolder, record: Record) -> None:
 
 
 def test_our_defaults_are_the_official_schedule(golden: GoldenFolder) -> None:
-    from idanim.models.sd15 import animatediff_scheduler
+    from idanim.models.animatediff import animatediff_scheduler
 
     ours, official = animatediff_scheduler().config, official_models.scheduler(golden).config
     assert {k: v for k, v in ours.items() if not k.startswith("_")} == {

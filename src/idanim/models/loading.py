@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from diffusers import AutoencoderKL, SparseControlNetModel, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idanim.models import sd15
-from idanim.models.animatediff import AnimateDiffBackbone, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler, normalise_frames_separately
+from idanim.models.backbone import DTYPES
 from idanim.models.checkpoint import load_strictly
 from idanim.models.lora import add_lora
 from idanim.models.motion import POSITION_TABLE, MotionFile, read_motion, to_diffusers
@@ -46,6 +46,8 @@ def load_animatediff(
     Raises:
         IdanimError: a file is missing, damaged or something else than it should be; the message names it.
     """
+    if dtype not in DTYPES:
+        raise IdanimError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     path = Path(base).expanduser()
     modules = read_motion(motion, motion_version)
     parts = _from_folder(path) if path.is_dir() else _from_single_file(path)
@@ -58,8 +60,8 @@ def load_animatediff(
     for lora, weight in (loras or {}).items():
         add_lora(unet, text, lora, weight)
     words = CLIPTokenizer.from_pretrained(_folder(tokenizer or str(path / "tokenizer"), "tokenizer"))
-    backbone = AnimateDiffBackbone(unet, own_vae, text, words, sd15.animatediff_scheduler(), vae_chunk_frames)
-    return backbone.to(getattr(torch, dtype))
+    backbone = AnimateDiffBackbone(unet, own_vae, text, words, animatediff_scheduler(), vae_chunk_frames)
+    return backbone.to(DTYPES[dtype])
 
 
 def _folder(path: str, argument: str) -> Path:
@@ -136,7 +138,7 @@ def load_sparse_control(path: str | Path, dtype: str = "float32") -> SparseContr
     Raises:
         IdanimError: damaged, something else, or keys that don't fit.
     """
-    return build_sparse_control(read_weights(path)).to(getattr(torch, dtype)).eval().requires_grad_(False)
+    return build_sparse_control(read_weights(path)).to(DTYPES[dtype]).eval().requires_grad_(False)
 
 
 def build_sparse_control(file: WeightFile) -> SparseControlNetModel:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5: sizes of its parts, its noise levels, and single-file checkpoints with LDM key names."""
+"""Stable Diffusion 1.5: sizes of its parts, and single-file checkpoints with LDM key names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor
 
@@ -41,11 +40,6 @@ TEXT: dict[str, Any] = {
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 _SCHEDULE = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_", "logvar", "scale_factor", "lvlb_")
 _IGNORED = ("model_ema.", "first_stage_model.loss.", "cond_stage_model.logit_scale", *_SCHEDULE)
-
-
-def animatediff_scheduler() -> DDIMScheduler:
-    """DDIM with the noise levels of AnimateDiff and ID-Animator: linear betas, noise prediction."""
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
 
 
 @dataclass(frozen=True)

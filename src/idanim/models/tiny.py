@@ -18,9 +18,8 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.encoder import ClipFaceEncoder
-from idanim.models.sd15 import animatediff_scheduler
 
 
 def tiny_backbone(
