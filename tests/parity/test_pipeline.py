@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import official_models
 import pytest
@@ -118,7 +119,7 @@ def test_video_in_float64(golden: GoldenFolder, data: Tensors, sampler: Sampler,
 
 def conditions(golden: GoldenFolder, io: Tensors) -> Tensor:
     """Conditions of the chosen frames, [1, C, n, H, W] pixels or [1, 4, n, h, w] latents."""
-    for name in ("cond_latents", "cond_images"):
+    for name in ("cond_latents", "cond", "cond_images"):
         if name in io:
             return io[name]
     pixels = io["cond_images_uint8"].float() / 255
@@ -173,7 +174,9 @@ def test_controlled_pipeline(
     expected = io["pipeline.latents_per_step"]
     pipeline = sparse_control_pipeline(backbone, official_models.sparse_controlnet(golden))
     contexts = sampler.guidance_contexts(references(data, "single"), args["prompt"], args["negative_prompt"])
-    pictures = [Image.fromarray(picture.numpy()) for picture in io["cond_images_uint8"][0].permute(1, 2, 3, 0)]
+    frames: Any = conditions(golden, io)
+    if "cond_images_uint8" in io:
+        frames = [Image.fromarray(picture.numpy()) for picture in io["cond_images_uint8"][0].permute(1, 2, 3, 0)]
     latents: list[Tensor] = []
     sampler.denoise(
         *contexts,
@@ -181,7 +184,7 @@ def test_controlled_pipeline(
         settings_of(golden, steps=len(expected)),
         on_step=latents.append,
         pipeline=pipeline,
-        conditioning_frames=pictures,
+        conditioning_frames=frames,
         controlnet_frame_indices=io["cond_index"].tolist(),
     )
     for number, (got, wanted) in enumerate(zip(latents, expected, strict=True)):

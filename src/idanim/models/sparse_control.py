@@ -19,7 +19,12 @@ class SparseControlPipeline(AnimateDiffSparseControlNetPipeline):
     """
 
     def prepare_image(self, image: Any, width: int, height: int, device: Any, dtype: Any) -> Tensor:
-        """Pictures → conditions [1, C, n, H, W], or latents [1, 4, n, h, w] for the rgb kind."""
+        """Pictures → conditions [1, C, n, H, W], or latents [1, 4, n, h, w] for the rgb kind.
+
+        A tensor of five dimensions is taken for such conditions already.
+        """
+        if isinstance(image, Tensor) and image.ndim == 5:
+            return image.to(device, dtype)
         if not self.controlnet.use_simplified_condition_embedding:
             return super().prepare_image(image, width, height, device, dtype)
         pixels = self.control_image_processor.preprocess(image, height=height, width=width).to(device, dtype)
