@@ -1,6 +1,6 @@
 import pytest
 
-from idanim.metrics.grid import Cell, grid, slug
+from idanim.metrics.grid import NOBODY, Cell, grid, slug
 from idanim.metrics.prompts import Prompt, load_prompts
 from idanim.types import IdanimError
 
@@ -65,3 +65,19 @@ def test_grid_has_every_combination_once_at_its_own_place():
 def test_slug_keeps_plain_names():
     assert slug("person_01") == "person_01"
     assert slug("A man, smiling").startswith("A-man-smiling-")
+
+
+ODD_NAMES = ["..", "../../etc/passwd", "/abs", "人", "é", "e\u0301", "-", ".", "a\nb", "\udcff", "nobody "]
+ODD_NAMES += ["a" * 300, "a" * 301]
+
+
+def test_no_identity_leaves_the_folder_or_takes_the_place_of_another():
+    paths = [Cell("adapter", name, Prompt(name), 0).path for name in (*ODD_NAMES, NOBODY)]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        assert len(path.parts) == 3
+        for part in path.parts:
+            assert part.isascii()
+            assert len(part) < 80
+            assert part not in (".", "..")
+            assert "/" not in part
