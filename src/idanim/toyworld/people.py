@@ -37,6 +37,10 @@ Yaw and pitch are positive towards the right and the bottom of the picture, in [
 mouth_open and blink lie in [0, 1].
 """
 
+POSE_MEAN = torch.tensor([0.0, 0.12, 1.36, 0.0, 0.0, 0.1, 0.05, 0.03])
+POSE_SPREAD = torch.tensor([0.1, 0.05, 0.05, 0.4, 0.35, 0.35, 0.3, 0.3])
+"""Rough mean and standard deviation of the columns of a pose, which give errors in them a common unit."""
+
 NUM_IDENTITY = len(IDENTITY_PARAMETERS)
 NUM_LIGHT = 3
 
