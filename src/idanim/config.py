@@ -1,0 +1,282 @@
+"""The command line and the configuration: the only place that knows Hydra.
+
+An entry point is a function of one `Run`, decorated with `@program("<config name>")`. What a user types
+is quoted where Hydra's grammar would stumble, checked against the known keys, composed, and turned into
+a plain dict. Components are built from it with `build`, the only caller of `hydra.utils.instantiate`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from idanim.types import IdanimError
+
+CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
+TEXT_KEYS = (
+    "prompt",
+    "negative_prompt",
+    "input",
+    "output",
+    "ckpt",
+    "data.shards",
+    "faces.root",
+    "faces.pack",
+)
+"""Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
+
+_ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an entry point gets.
+
+    Attributes:
+        config: the composed configuration, resolved, as plain dicts and lists.
+        output: the folder this run writes to; in a sweep the job's own folder.
+        choices: the option chosen for each config group, for instance {"backbone": "tiny"}.
+        git_sha: commit of the working tree, or "unknown".
+    """
+
+    config: dict[str, Any]
+    output: Path
+    choices: dict[str, str]
+    git_sha: str
+
+
+def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
+    """Build the component that a config node describes by its `_target_`, with `kwargs` added."""
+    return instantiate(dict(node), _convert_="all", **kwargs)
+
+
+def program(config_name: str, positional: str | None = None) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
+    """Make a function of a `Run` a command-line program.
+
+    Args:
+        config_name: file in `conf/` without its ending.
+        positional: key that a bare first argument stands for, if the program takes one.
+    """
+
+    def decorate(task: Callable[[Run], None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> None:
+            task(_start_run(cfg))
+
+        def main() -> None:
+            sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
+            try:
+                check_overrides(config_name, sys.argv[1:])
+                os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
+                hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+            except (IdanimError, HydraException, OmegaConfBaseException, OSError) as error:
+                if os.environ.get("IDANIM_DEBUG"):
+                    raise
+                sys.exit(f"error: {error}\n(IDANIM_DEBUG=1 shows where)")
+            except KeyboardInterrupt:
+                sys.exit("interrupted")
+
+        return main
+
+    return decorate
+
+
+def _start_run(cfg: DictConfig) -> Run:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise IdanimError(f"a value is needed for {', '.join(missing)}: add for instance {missing[0]}=…")
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    runtime = HydraConfig.get().runtime
+    choices = {k: v for k, v in runtime.choices.items() if not k.startswith("hydra") and isinstance(v, str)}
+    return Run({str(k): v for k, v in config.items()}, Path(runtime.output_dir), choices, git_sha())
+
+
+def git_sha() -> str:
+    """Commit of the source tree, with "+" behind it where files differ from it; "unknown" outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+# ---------------------------------------------------------------------------------------- plain values
+
+
+def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> list[str]:
+    """Quote the values that Hydra's grammar would refuse or take for something else.
+
+    Text keys are taken letter by letter. Any other value that does not parse is text. Outside a sweep
+    (`--multirun`) a comma is a comma; inside one it separates values, unless a blank follows it.
+    """
+    arguments = list(arguments)
+    sweeping = bool({"-m", "--multirun"} & set(arguments))
+    result = []
+    for argument in arguments:
+        match = _ASSIGNMENT.match(argument)
+        if match:
+            result.append(_plain_assignment(match["key"], match["value"], sweeping))
+        elif positional and not argument.startswith("-"):
+            result.append(_plain_assignment(positional, argument, sweeping))
+        else:
+            result.append(argument)
+    return result
+
+
+def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
+    assignment = f"{key}={value}"
+    is_list = value.startswith("[") and value.endswith("]")
+    if value in ("", "null") or value.startswith(("'", '"')):
+        return assignment
+    if key.lstrip("+") in TEXT_KEYS and not is_list:
+        return f"{key}={_quote(value)}"
+    try:
+        override = OverridesParser.create().parse_override(assignment)
+    except OverrideParseException:
+        return f"{key}={_quote(value)}"
+    prose = ", " in value and not is_list
+    if override.is_sweep_override() and (not sweeping or prose):
+        return f"{key}={_quote(value)}"
+    return assignment
+
+
+def _quote(text: str) -> str:
+    """The text as a quoted string of Hydra's grammar, with interpolations escaped."""
+    escaped = text.replace("${", "\\${")
+    return QuotedString(text=escaped, quote=Quote.double).with_quotes()
+
+
+# ---------------------------------------------------------------------------------- wrong keys and groups
+
+
+def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
+    """Refuse an unknown key or group option, naming the nearest right ones.
+
+    Raises:
+        IdanimError: a key or option that does not exist.
+    """
+    texts = [argument for argument in arguments if _ASSIGNMENT.match(argument)]
+    overrides = OverridesParser.create().parse_overrides(texts)
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = []
+        for override in overrides:
+            group = override.key_or_group
+            options = loader.get_group_options(group) if group.split("/")[0] in _groups() else []
+            if options:
+                _check_options(override, options)
+                groups.append(_first_choice(override))
+        known = _known_keys(config_name, groups)
+    for override in overrides:
+        key = override.key_or_group
+        is_new = override.is_add() or override.is_force_add() or override.is_delete()
+        if is_new or key.startswith("hydra") or key in known or any(k.startswith(f"{key}.") for k in known):
+            continue
+        parent = key.rpartition(".")[0]
+        while parent and parent not in known:
+            parent = parent.rpartition(".")[0]
+        if parent and known[parent] == {}:
+            continue  # a free-form dict
+        names = difflib.get_close_matches(key, list(dict.fromkeys([*known, *_groups()])), n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(k for k in known if '.' not in k)}"
+        )
+        raise IdanimError(f"there is no key {key!r}; {hint}")
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+
+
+def _check_options(override: Override, options: list[str]) -> None:
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and str(name) not in options:
+                near = difflib.get_close_matches(str(name), options, n=3, cutoff=0.4) or options
+                group = override.key_or_group
+                raise IdanimError(f"there is no {group}={name}; did you mean {' or '.join(near)}?")
+
+
+def _first_choice(override: Override) -> str:
+    value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.value()
+    return f"{override.key_or_group}={'null' if value is None else value}"
+
+
+def _known_keys(config_name: str, groups: list[str]) -> dict[str, Any]:
+    """Every key of the composed configuration, dotted → value."""
+    known: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            known[f"{prefix}{name}"] = value
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(hydra.compose(config_name, overrides=groups)), "")
+    return known
+
+
+# ------------------------------------------------------------------------------- configurations in files
+
+
+def storable(run: Run) -> dict[str, Any]:
+    """The configuration as it goes into a checkpoint: group choices and plain values, no `_target_`."""
+    return {"choices": run.choices, "values": _without_targets(run.config), "git_sha": run.git_sha}
+
+
+def _without_targets(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _without_targets(v) for k, v in node.items() if k != "_target_"}
+    if isinstance(node, list):
+        return [_without_targets(item) for item in node]
+    return node
+
+
+def restore(config_name: str, stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Compose the configuration that `storable` described.
+
+    What to build (`_target_`) comes from this package's own `conf/`, never from the file.
+
+    Args:
+        config_name: the program whose configuration was stored.
+        stored: what `storable` returned.
+        overrides: values that replace stored ones, nested like the configuration.
+
+    Raises:
+        IdanimError: a group option that this version does not have.
+    """
+    values = _without_targets(dict(stored["values"]))
+    choices = [f"{group}={option}" for group, option in stored["choices"].items() if group != "experiment"]
+    try:
+        if GlobalHydra.instance().is_initialized():
+            cfg = hydra.compose(config_name, overrides=choices)
+        else:
+            with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+                cfg = hydra.compose(config_name, overrides=choices)
+    except HydraException as error:
+        raise IdanimError(f"the stored configuration does not fit this version of idanim: {error}") from error
+    OmegaConf.set_struct(cfg, False)
+    merged = OmegaConf.merge(cfg, values, dict(overrides or {}))
+    config = OmegaConf.to_container(merged, resolve=True)
+    assert isinstance(config, dict)
+    return {str(k): v for k, v in config.items()}

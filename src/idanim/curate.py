@@ -1,0 +1,79 @@
+"""Make clip shards from a folder of videos: `python -m idanim.curate input=<videos> output=<folder>`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from idanim.config import Run, build, program
+from idanim.curation.captions import CaptionTemplate
+from idanim.curation.cut import Clip
+from idanim.curation.face_pool import FacePool
+from idanim.curation.filters import FaceFilter
+from idanim.curation.link import Linker
+from idanim.curation.pack import Packing, write_shards
+from idanim.curation.pipeline import Curator
+from idanim.curation.report import terminal_table, write_report
+from idanim.curation.results import ResultStore
+from idanim.curation.run import curate_all
+from idanim.curation.scan import FrameSampling
+from idanim.curation.sources import IdentityNames, find_videos
+from idanim.types import IdanimError
+
+_RESULT_KEYS = ("faces", "seed", "sampling", "filter", "face_pool", "clip", "captions", "identity")
+_PLACE_KEYS = ("root", "threads")  # of `faces`: where and how fast, not what
+
+
+def make_curator(config: dict[str, Any]) -> Curator:
+    """Build the curator that a configuration describes."""
+    return Curator(
+        engine=build(config["faces"]),
+        sampling=FrameSampling(**config["sampling"]),
+        face_filter=FaceFilter(**config["filter"]),
+        face_pool=FacePool(**config["face_pool"]),
+        clip=Clip(**config["clip"]),
+        template=CaptionTemplate(**config["captions"]),
+        identities=IdentityNames(**config["identity"]),
+        seed=config["seed"],
+    )
+
+
+def curate(run: Run) -> None:
+    """Curate all videos, then link and pack the accepted ones.
+
+    Raises:
+        IdanimError: no videos, no face models, or the output can't be written.
+    """
+    config = run.config
+    videos = find_videos(Path(config["input"]).expanduser())
+    packing = Packing(**config["shards"], seed=config["seed"])
+    linker = Linker(**config["link"], seed=config["seed"])
+    settings = {key: config[key] for key in _RESULT_KEYS}
+    engine = make_curator(settings).engine.name  # here too, so that wrong settings fail at once and in words
+    settings_that_count = settings | {"faces": _without(config["faces"], _PLACE_KEYS) | {"name": engine}}
+    store = ResultStore(run.output / "work" / "videos", settings_that_count)
+    try:
+        results = curate_all(functools.partial(make_curator, settings), videos, store, config["workers"])
+        accepted = [result for result in results if result.decision.accepted]
+        plans = write_shards(run.output, accepted, packing, linker)
+        decisions = [result.decision for result in results]
+        write_report(run.output, decisions, plans, engine)
+        store.remove_others(results)
+    except OSError as error:
+        raise IdanimError(
+            f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "
+            "make room and give the same command again"
+        ) from error
+    print(terminal_table(decisions))
+    print(f"{run.output / 'report.md'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
+
+
+def _without(node: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+main = program("curate")(curate)
+
+if __name__ == "__main__":
+    main()

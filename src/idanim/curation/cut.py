@@ -1,0 +1,156 @@
+"""The cut: which frames and which part of the picture become the training clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from idanim.curation.decision import RejectedError
+from idanim.curation.face_pool import Cutout
+from idanim.curation.scan import SampledFrame, Scan
+from idanim.curation.sources import SourceVideo
+from idanim.types import Face, IdanimError, UInt8Array
+from idanim.video import decode
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A clip's pixels.
+
+    Attributes:
+        frames: [F, size, size, 3] uint8 RGB.
+        start_frame: index in the source video of the first one.
+        crop_box: the part of the source frame kept, (left, top, right, bottom) in pixels.
+        first_face: the face on the first frame.
+    """
+
+    frames: UInt8Array
+    start_frame: int
+    crop_box: Box
+    first_face: Cutout
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How a clip is cut from a video.
+
+    Attributes:
+        num_frames: a clip has at least this many frames; the paper trains on 16.
+        max_frames: and at most this many.
+        size: side of the clip's square picture in pixels, even.
+    """
+
+    num_frames: int
+    max_frames: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.size % 2:
+            raise IdanimError(f"clip.size={self.size}: h264 wants an even size")
+        if not 1 <= self.num_frames <= self.max_frames:
+            raise IdanimError(
+                f"clip.num_frames={self.num_frames} clip.max_frames={self.max_frames}: "
+                "wanted 1 ≤ num_frames ≤ max_frames"
+            )
+
+    def check_length(self, scan: Scan) -> None:
+        """Let a video pass that is long enough for a clip.
+
+        Raises:
+            RejectedError: "too_short".
+        """
+        if scan.num_frames < self.num_frames:
+            text = f"{scan.num_frames} frames, a clip needs {self.num_frames}"
+            raise RejectedError("too_short", text, scan.num_frames, self.num_frames)
+
+    def choose_span(self, scan: Scan) -> tuple[int, int]:
+        """The first stretch, long enough for a clip, on which every sampled frame shows exactly one face.
+
+        It begins on a sampled frame, so that its first frame is known to show one face, and ends on one (or with
+        the video), because nobody has looked at the frames behind it.
+
+        Returns:
+            (first frame, number of frames).
+
+        Raises:
+            RejectedError: "no_single_face_span".
+        """
+        longest = 0
+        for run in _single_face_runs(scan.samples):
+            start = run[0].index
+            end = scan.num_frames if run[-1] is scan.samples[-1] else run[-1].index + 1
+            length = min(end - start, self.max_frames)
+            if length >= self.num_frames:
+                return start, length
+            longest = max(longest, length)
+        text = f"one face throughout for {longest} frames at the longest, a clip needs {self.num_frames}"
+        raise RejectedError("no_single_face_span", text, longest, self.num_frames)
+
+    def cut(self, video: SourceVideo, scan: Scan, span: tuple[int, int]) -> Cut:
+        """Decode the frames of a span, crop them to a square around the centre and resize them.
+
+        Raises:
+            UnreadableVideoError: decoding failed.
+        """
+        start, length = span
+        samples = [sample for sample in scan.single if start <= sample.index < start + length]
+        box = square_crop(scan.info.width, scan.info.height, [sample.faces[0] for sample in samples])
+        frames = np.empty((length, self.size, self.size, 3), dtype=np.uint8)
+        first_face: Cutout | None = None
+        for index, rgb in decode(video.path, range(start, start + length)):
+            if index == start:
+                first_face = Cutout.take(index, rgb, samples[0].faces[0])
+            frames[index - start] = crop_resize(rgb, box, self.size)
+        assert first_face is not None
+        return Cut(frames, start, box, first_face)
+
+
+def _single_face_runs(samples: Sequence[SampledFrame]) -> list[list[SampledFrame]]:
+    runs: list[list[SampledFrame]] = [[]]
+    for sample in samples:
+        if len(sample.faces) == 1:
+            runs[-1].append(sample)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def square_crop(width: int, height: int, faces: Sequence[Face]) -> Box:
+    """The largest square at the centre of the picture, moved just so far that the faces are inside it.
+
+    The paper crops at the centre; in upright phone footage that can cut off the head, hence the move.
+
+    Args:
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        faces: the person's face on several frames. If they spread wider than the square, it centres on them.
+
+    Returns:
+        (left, top, right, bottom) in pixels.
+    """
+    side = min(width, height)
+    boxes = np.array([face.box for face in faces], dtype=np.float64).reshape(-1, 4)
+    left = _slide(side, width, boxes[:, [0, 2]])
+    top = _slide(side, height, boxes[:, [1, 3]])
+    return left, top, left + side, top + side
+
+
+def _slide(side: int, extent: int, ranges: np.ndarray) -> int:
+    """Where a window of `side` begins on an axis of `extent` so that it holds all (low, high) ranges."""
+    centred = (extent - side) // 2
+    if not len(ranges):
+        return centred
+    low, high = np.floor(ranges[:, 0].min()), np.ceil(ranges[:, 1].max())
+    begin = (low + high - side) / 2 if high - low > side else np.clip(centred, high - side, low)
+    return int(np.clip(begin, 0, extent - side))
+
+
+def crop_resize(rgb: UInt8Array, box: Box, size: int) -> UInt8Array:
+    """Cut out a square and resize it, antialiased: [H, W, 3] uint8 to [size, size, 3] uint8."""
+    image = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image)

@@ -1,0 +1,75 @@
+"""Why a video is not in the dataset: named reasons, each with what was measured and what was allowed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from idanim.types import IdanimError
+
+REASONS = {
+    "file_not_readable": "the file can't be opened",
+    "empty_file": "the file has no content",
+    "not_a_video": "the content is not a video",
+    "truncated": "the file ends before the video does",
+    "no_video_stream": "sound or data only",
+    "no_frames": "no frame can be decoded",
+    "corrupt": "decoding fails midway",
+    "too_short": "fewer frames than a clip needs",
+    "several_faces": "too large a share of the sampled frames shows several faces",
+    "no_face": "too large a share of the sampled frames shows no face",
+    "face_too_small": "the face has too few pixels",
+    "no_single_face_span": "no stretch of a clip's length shows exactly one face throughout",
+    "face_pool_too_small": "too few frames with exactly one face to draw the face pool from",
+    "bad_sidecar": "the .json or .txt file beside the video can't be used",
+    "internal_error": "a library failed on this video; the text says how",
+}
+"""Every reason a video can be rejected for, with its meaning."""
+
+
+class RejectedError(IdanimError):
+    """A stage turns a video down.
+
+    Args:
+        reason: a key of `REASONS`.
+        text: what happened, for people.
+        measured: the number the decision was made on.
+        threshold: what it was compared with.
+    """
+
+    def __init__(self, reason: str, text: str, measured: float | None = None, threshold: float | None = None) -> None:
+        super().__init__(text)
+        assert reason in REASONS, reason
+        self.reason = reason
+        self.measured = measured
+        self.threshold = threshold
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one video.
+
+    Attributes:
+        source: file name, relative to the input folder.
+        key: clip key.
+        reason: None when accepted, else a key of `REASONS`.
+        text: the reason in words.
+        measured: the number the decision was made on, where there is one.
+        threshold: what it was compared with.
+    """
+
+    source: str
+    key: str
+    reason: str | None = None
+    text: str = ""
+    measured: float | None = None
+    threshold: float | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the video is in the dataset."""
+        return self.reason is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in reports."""
+        return {"status": "accepted" if self.accepted else "rejected"} | asdict(self)

@@ -1,0 +1,59 @@
+"""Links: the same person in several clips. Faces of the other clips go into a clip's sample, for `cross_clip`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from idanim.curation.chance import rng_for
+from idanim.curation.results import ClipEntry, Result
+from idanim.data.sample import ClipSample
+
+FaceChoice = tuple[str, tuple[int, ...]]
+"""(key of a clip, indices of faces in its sample)."""
+
+
+@dataclass(frozen=True)
+class Linker:
+    """Gives each clip faces of the other clips of its person.
+
+    Attributes:
+        max_faces: at most this many faces of other clips go into a sample.
+        seed: of the draw, where there are more.
+    """
+
+    max_faces: int
+    seed: int
+
+    def choose(self, entries: Sequence[ClipEntry]) -> dict[str, list[FaceChoice]]:
+        """Which pool faces of other clips each clip gets: by clip key, in the order of the other clips' keys."""
+        people: dict[str, list[ClipEntry]] = defaultdict(list)
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            people[entry.identity].append(entry)
+        return {entry.key: self._choose_for(entry, clips) for clips in people.values() for entry in clips}
+
+    def _choose_for(self, entry: ClipEntry, clips: Sequence[ClipEntry]) -> list[FaceChoice]:
+        faces = [(other.key, i) for other in clips if other.key != entry.key for i in other.pool_bytes]
+        if len(faces) > self.max_faces:
+            drawn = rng_for(self.seed, f"link {entry.key}").choice(len(faces), self.max_faces, replace=False)
+            faces = [faces[i] for i in sorted(drawn)]
+        by_clip: dict[str, list[int]] = defaultdict(list)
+        for key, i in faces:
+            by_clip[key].append(i)
+        return [(key, tuple(indices)) for key, indices in by_clip.items()]
+
+
+def with_faces(sample: ClipSample, choices: Sequence[FaceChoice], results: Mapping[str, Result]) -> ClipSample:
+    """A sample with faces of other clips behind its own.
+
+    Args:
+        sample: as curated.
+        choices: which faces.
+        results: the accepted results by clip key.
+    """
+    metas, pictures = sample.meta.faces, sample.faces
+    for key, indices in choices:
+        other_metas, other_pictures = results[key].faces(indices)
+        metas, pictures = metas + other_metas, pictures + other_pictures
+    return replace(sample, meta=replace(sample.meta, faces=metas), faces=pictures)

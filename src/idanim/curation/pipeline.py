@@ -1,0 +1,94 @@
+"""The stages in order: from one video file to one clip sample, or to the named reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from idanim.curation.captions import CaptionTemplate, read_sidecar
+from idanim.curation.chance import rng_for
+from idanim.curation.cut import Clip
+from idanim.curation.face_pool import FaceDraw, FacePool
+from idanim.curation.filters import FaceFilter
+from idanim.curation.scan import FrameSampling, scan_video
+from idanim.curation.sources import IdentityNames, SourceVideo
+from idanim.data.sample import ClipMeta, ClipSample
+from idanim.faces.engine import FaceEngine
+from idanim.pictures import encode_jpeg
+from idanim.video import VideoReader, encode_mp4
+
+
+@dataclass(frozen=True)
+class Curator:
+    """Curates one video at a time; the result depends on nothing but the video, its sidecars and these settings.
+
+    Attributes:
+        engine: finds and embeds faces.
+        sampling: which frames are looked at.
+        face_filter: which videos show one person well.
+        face_pool: how faces are drawn and stored.
+        clip: how the clip is cut.
+        template: caption of a video that has none.
+        identities: who is shown.
+        seed: of the random draws.
+    """
+
+    engine: FaceEngine
+    sampling: FrameSampling
+    face_filter: FaceFilter
+    face_pool: FacePool
+    clip: Clip
+    template: CaptionTemplate
+    identities: IdentityNames
+    seed: int
+
+    def curate(self, video: SourceVideo) -> ClipSample:
+        """Make the sample of one video.
+
+        Raises:
+            RejectedError: a stage turned it down.
+            UnreadableVideoError: it can't be read.
+        """
+        # given facts
+        sidecar = read_sidecar(video)
+        identity = sidecar.identity or self.identities.of(video)
+
+        # read, sample, detect; draw faces on the way
+        draw = FaceDraw(self.face_pool.num_faces, rng_for(self.seed, video.key))
+        with VideoReader(video.path) as reader:
+            scan = scan_video(reader, self.sampling, self.engine, draw)
+
+        # filter
+        self.clip.check_length(scan)
+        self.face_filter.check(scan)
+
+        # face pool
+        pool = self.face_pool.check(draw)
+
+        # cut
+        span = self.clip.choose_span(scan)
+        cut = self.clip.cut(video, scan, span)
+
+        # caption
+        captions = self.template.fill(sidecar.captions)
+
+        # store
+        stored = [self.face_pool.store(face, "pool", video.key, self.engine) for face in pool]
+        stored.append(self.face_pool.store(cut.first_face, "first_frame", video.key, self.engine))
+        left, top, right, bottom = cut.crop_box
+        meta = ClipMeta(
+            key=video.key,
+            identity=identity,
+            source=video.name,
+            start_frame=cut.start_frame,
+            num_frames=len(cut.frames),
+            fps=round(scan.info.fps, 4),
+            width=cut.frames.shape[2],
+            height=cut.frames.shape[1],
+            crop_box=(left, top, right, bottom),
+            captions=captions,
+            face_engine=self.engine.name,
+            faces=tuple(face for face, _ in stored),
+        )
+        first_frame = encode_jpeg(cut.frames[0], self.face_pool.jpeg_quality)
+        video_bytes = encode_mp4(cut.frames, scan.info.fps)
+        return ClipSample(meta, video_bytes, first_frame, tuple(picture for _, picture in stored))

@@ -1,0 +1,81 @@
+"""The report of a run: what was accepted, what was rejected and why, as JSON, as Markdown and for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from idanim.curation.decision import REASONS, Decision
+from idanim.curation.pack import ShardPlan
+from idanim.files import write_json, write_text
+
+
+def write_report(output: Path, decisions: Sequence[Decision], plans: Sequence[ShardPlan], engine: str) -> None:
+    """Write `report.json` and `report.md`.
+
+    Args:
+        output: the folder of the shards.
+        decisions: one a video.
+        plans: what each shard holds.
+        engine: name of the face engine.
+    """
+    write_json(output / "report.json", summary(decisions, plans, engine))
+    write_text(output / "report.md", "# Curation\n\n" + _markdown(decisions, plans, engine))
+
+
+def summary(decisions: Sequence[Decision], plans: Sequence[ShardPlan], engine: str) -> dict[str, Any]:
+    """The report as plain data."""
+    return {
+        "face_engine": engine,
+        "videos": len(decisions),
+        "accepted": sum(decision.accepted for decision in decisions),
+        "rejected": dict(_reasons(decisions)),
+        "clips": {split: sum(len(plan.keys) for plan in plans if plan.split == split) for split in ("train", "val")},
+        "shards": [{"name": plan.name, "split": plan.split, "clips": len(plan.keys)} for plan in plans],
+        "decisions": [decision.to_dict() for decision in decisions],
+    }
+
+
+def terminal_table(decisions: Sequence[Decision]) -> str:
+    """Counts by reason, and each rejected video with its reason."""
+    accepted = sum(decision.accepted for decision in decisions)
+    lines = [f"{accepted:>6} accepted", f"{len(decisions) - accepted:>6} rejected"]
+    lines += [f"{count:>12} {reason}: {REASONS[reason]}" for reason, count in _reasons(decisions)]
+    lines += [f"  {d.source}: {d.reason} ({d.text})" for d in decisions if not d.accepted]
+    return "\n".join(lines)
+
+
+def _reasons(decisions: Sequence[Decision]) -> list[tuple[str, int]]:
+    counts = Counter(decision.reason for decision in decisions if decision.reason)
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _markdown(decisions: Sequence[Decision], plans: Sequence[ShardPlan], engine: str) -> str:
+    accepted = [decision for decision in decisions if decision.accepted]
+    lines = [
+        f"{len(accepted)} of {len(decisions)} videos accepted; faces by {engine}.",
+        "",
+        "| reason for rejection | videos | meaning |",
+        "|---|---:|---|",
+        *(f"| {reason} | {count} | {REASONS[reason]} |" for reason, count in _reasons(decisions)),
+        "",
+        "| shard | clips |",
+        "|---|---:|",
+        *(f"| {plan.name} | {len(plan.keys)} |" for plan in plans),
+        "",
+        "| rejected video | reason | measured | threshold | in words |",
+        "|---|---|---:|---:|---|",
+        *(_row(decision) for decision in decisions if not decision.accepted),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(decision: Decision) -> str:
+    def cell(value: object) -> str:
+        text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    values = (decision.source, decision.reason, decision.measured, decision.threshold, decision.text)
+    return f"| {' | '.join(cell(value) for value in values)} |"

@@ -1,0 +1,128 @@
+"""Finished videos on disk, one file each, so that an interrupted run goes on where it stopped.
+
+A result is a one-sample shard `<key>-<version>.tar` for an accepted video and `<key>-<version>.json` for a rejected
+one. The version names the file, its sidecars and all settings it depends on. Files are whole or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from idanim.curation.decision import Decision
+from idanim.curation.sources import SourceVideo
+from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, from_members, parse_meta
+from idanim.data.shards import ShardIndex, write_shard
+from idanim.files import write_json
+
+RESULT_VERSION = 1
+"""Raised when the same video and settings would give another sample than before."""
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """What linking and packing need to know of an accepted clip; small, since all of them are held at once.
+
+    Attributes:
+        key: clip key.
+        identity: name of the person.
+        num_bytes: size of all its members.
+        pool_bytes: size of each face crop of its pool, by index of the face.
+    """
+
+    key: str
+    identity: str
+    num_bytes: int
+    pool_bytes: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished video.
+
+    Attributes:
+        decision: what became of it.
+        path: the file that holds the result.
+    """
+
+    decision: Decision
+    path: Path
+
+    def sample(self) -> ClipSample:
+        """The sample of an accepted video.
+
+        Raises:
+            IdanimError: the file was damaged since.
+        """
+        return from_members(ShardIndex.scan(self.path).read(self.decision.key))
+
+    def meta(self) -> ClipMeta:
+        """The JSON part of the sample."""
+        key = self.decision.key
+        return parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key)
+
+    def faces(self, indices: Sequence[int]) -> tuple[tuple[FaceMeta, ...], tuple[bytes, ...]]:
+        """Records and JPEG bytes of some of the sample's faces."""
+        key = self.decision.key
+        members = ShardIndex.scan(self.path).read(key, ["json", *(f"face.{i}.jpg" for i in indices)])
+        meta = parse_meta(members["json"], key)
+        return tuple(meta.faces[i] for i in indices), tuple(members[f"face.{i}.jpg"] for i in indices)
+
+    def entry(self) -> ClipEntry:
+        """The clip's entry for linking and packing."""
+        meta = self.meta()
+        sizes = {ending: size for ending, (_, size) in ShardIndex.scan(self.path).members[meta.key].items()}
+        pool = {i: sizes[f"face.{i}.jpg"] for i, face in enumerate(meta.faces) if face.role == "pool"}
+        return ClipEntry(meta.key, meta.identity, sum(sizes.values()), pool)
+
+
+class ResultStore:
+    """The results of one set of settings in one folder.
+
+    Args:
+        folder: where results are kept; made when the first one is written.
+        settings: everything that a result depends on besides the video.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._settings = json.dumps([SCHEMA_VERSION, RESULT_VERSION, settings], sort_keys=True)
+
+    def _stem(self, video: SourceVideo) -> str:
+        version = hashlib.sha256((self._settings + video.version()).encode()).hexdigest()[:16]
+        return f"{video.key}-{version}"
+
+    def find(self, video: SourceVideo) -> Result | None:
+        """The result of a video, if it was finished before and neither it nor the settings have changed."""
+        accepted, rejected = (self._folder / f"{self._stem(video)}{ending}" for ending in (".tar", ".json"))
+        if accepted.is_file():
+            return Result(Decision(video.name, video.key), accepted)
+        if rejected.is_file():
+            return Result(Decision(**json.loads(rejected.read_text(encoding="utf-8"))), rejected)
+        return None
+
+    def save(self, video: SourceVideo, outcome: ClipSample | Decision) -> Result:
+        """Keep what a video came to.
+
+        Raises:
+            OSError: it can't be written; nothing is left behind.
+        """
+        stem = self._stem(video)
+        if isinstance(outcome, Decision):
+            path = self._folder / f"{stem}.json"
+            write_json(path, asdict(outcome))
+            return Result(outcome, path)
+        path = self._folder / f"{stem}.tar"
+        write_shard(path, [outcome])
+        return Result(Decision(video.name, video.key), path)
+
+    def remove_others(self, keep: Collection[Result]) -> None:
+        """Remove what other settings, removed videos and killed runs left in the folder."""
+        names = {result.path.name for result in keep}
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if path.is_file() and path.name not in names:
+                path.unlink()

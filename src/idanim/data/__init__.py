@@ -1,0 +1,1 @@
+"""Clip shards, reference strategies, latents and the LightningDataModule."""

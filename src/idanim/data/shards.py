@@ -1,0 +1,132 @@
+"""Clip shards on disk: finding, writing, indexing and reading tar files of samples.
+
+Shards are plain WebDataset tars named `<split>-<number>.tar`. Training reads samples in an order that is
+a pure function of a seed, so it needs random access: a shard's index (member offsets) is read from its tar
+headers, and a sample is then a few `pread` calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+from idanim.data.sample import ClipSample, to_members
+from idanim.files import atomic_path
+from idanim.types import IdanimError
+
+SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
+
+
+def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
+    """The shard files of one split, sorted by name.
+
+    Args:
+        location: a folder, a tar file, or a list of either. In a folder, files named `<split>-000000.tar`
+            are taken; a folder whose tars are named otherwise is all training data.
+        split: "train" or "val".
+
+    Raises:
+        IdanimError: the location does not exist or holds no tar file at all.
+    """
+    places = [location] if isinstance(location, str | Path) else list(location)
+    found: list[Path] = []
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_file():
+            tars = [path]
+        elif path.is_dir():
+            tars = sorted(path.glob("*.tar"))
+        else:
+            raise IdanimError(f"data.shards={place!r}: there is no such folder or file")
+        if not tars:
+            raise IdanimError(
+                f"data.shards={place!r}: no .tar file in this folder; "
+                "make shards with `python -m idanim.curate input=<videos> output=<folder>`"
+            )
+        found += [tar for tar in tars if _split_of(tar) == split]
+    return found
+
+
+def _split_of(path: Path) -> str:
+    match = SHARD_NAME.match(path.name)
+    return match["split"] if match and match["split"] in ("train", "val") else "train"
+
+
+def write_shard(path: Path, samples: Iterator[ClipSample] | Sequence[ClipSample]) -> int:
+    """Write one tar atomically, byte for byte the same for the same samples.
+
+    Returns:
+        How many samples it holds.
+    """
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        writer = webdataset.TarWriter(stream, encoder=False, user="idanim", group="idanim", mtime=0)
+        for sample in samples:
+            writer.write(to_members(sample))
+            count += 1
+        writer.close()
+    return count
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where each sample's members lie in one tar file.
+
+    Attributes:
+        path: the tar file.
+        keys: sample keys in the order of the tar.
+        members: for each key, file extension → (offset, size) in bytes.
+    """
+
+    path: Path
+    keys: tuple[str, ...]
+    members: dict[str, dict[str, tuple[int, int]]]
+
+    @classmethod
+    def scan(cls, path: Path) -> ShardIndex:
+        """Read the tar headers.
+
+        Raises:
+            IdanimError: not a tar file, truncated, or a key that appears twice.
+        """
+        members: dict[str, dict[str, tuple[int, int]]] = {}
+        size = path.stat().st_size
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for info in tar:
+                    if not info.isfile():
+                        continue
+                    key, _, extension = info.name.partition(".")
+                    if extension in members.setdefault(key, {}):
+                        raise IdanimError(f"{path}: sample {key!r} has two members {extension!r}")
+                    if info.offset_data + info.size > size:
+                        raise IdanimError(f"{path}: cut short inside {info.name!r}; copy or make it again")
+                    members[key][extension] = (info.offset_data, info.size)
+        except tarfile.TarError as error:
+            raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
+        return cls(path, tuple(members), members)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content of the shard by its members' names, places and sizes."""
+        return hashlib.sha256(repr(self.members).encode()).hexdigest()[:16]
+
+    def read(self, key: str, extensions: Sequence[str] | None = None) -> dict[str, Any]:
+        """Members of one sample as `{"__key__": key, extension: bytes}`; all of them by default."""
+        places = self.members[key]
+        wanted = [e for e in (extensions if extensions is not None else places) if e in places]
+        members: dict[str, Any] = {"__key__": key}
+        with self.path.open("rb") as file:
+            for extension in wanted:
+                offset, size = places[extension]
+                file.seek(offset)
+                members[extension] = file.read(size)
+        return members

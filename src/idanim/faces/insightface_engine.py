@@ -1,0 +1,96 @@
+"""Face engine on insightface: any pack of its layout, by default buffalo_l."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+from insightface.app import FaceAnalysis
+
+from idanim.faces.align import aligned_crop
+from idanim.types import Face, FloatArray, IdanimError, UInt8Array
+
+OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
+
+_log = logging.getLogger(__name__)
+
+
+class InsightFaceEngine:
+    """Detection and ArcFace embedding by the ONNX models of an insightface pack. Nothing is downloaded.
+
+    Build it in the process that uses it: copies sent to another process would take all cores.
+
+    Args:
+        pack: name of the folder `<root>/models/<pack>`, which holds a detector and a recogniser (*.onnx).
+        root: folder of insightface's models; `~` is expanded.
+        det_size: side in pixels to which a picture is shrunk or enlarged for detection.
+        det_threshold: faces of a lower score are not reported.
+        threads: threads of one inference.
+
+    Raises:
+        IdanimError: the pack is not there, or holds no detector or recogniser.
+    """
+
+    def __init__(self, pack: str, root: str, det_size: int = 640, det_threshold: float = 0.8, threads: int = 1) -> None:
+        folder = _find_pack(pack, root)
+        if pack in OFFICIAL_PACKS:
+            _log.info("insightface's pack %s is licensed for non-commercial research only", pack)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # The folder itself is given: by its name alone, a folder of that name in the working directory would win.
+        try:
+            analysis = FaceAnalysis(
+                str(folder),
+                allowed_modules=["detection", "recognition"],
+                providers=["CPUExecutionProvider"],
+                sess_options=options,
+            )
+        except AssertionError as error:  # how insightface says that no detector was found
+            raise IdanimError(f"{folder}: no face detector among its *.onnx files") from error
+        if "recognition" not in analysis.models:
+            raise IdanimError(f"{folder}: no face recogniser among its *.onnx files")
+        analysis.prepare(-1, det_thresh=det_threshold, det_size=(det_size, det_size))
+        self._pack = pack
+        self._detector = analysis.det_model
+        self._recogniser = analysis.models["recognition"]
+
+    @property
+    def name(self) -> str:
+        """Engine and pack."""
+        return f"insightface/{self._pack}"
+
+    def detect(self, rgb: UInt8Array) -> list[Face]:
+        """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
+        boxes, landmarks = self._detector.detect(_to_bgr(rgb))
+        if landmarks is None:
+            raise IdanimError(f"{self.name}: its detector gives no landmarks, which alignment needs")
+        faces = []
+        for box, points in zip(boxes, landmarks, strict=True):
+            left, top, right, bottom, score = (float(v) for v in box[:5])
+            faces.append(Face((left, top, right, bottom), np.asarray(points, dtype=np.float32), score))
+        return sorted(faces, key=lambda face: -face.width_px * face.height_px)
+
+    def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
+        """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""
+        crop = aligned_crop(rgb, face.landmarks, int(self._recogniser.input_size[0]))
+        vector = np.asarray(self._recogniser.get_feat(_to_bgr(crop)), dtype=np.float32).reshape(-1)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _to_bgr(rgb: UInt8Array) -> UInt8Array:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+
+
+def _find_pack(pack: str, root: str) -> Path:
+    folder = Path(root).expanduser().resolve() / "models" / pack
+    if not folder.is_dir() or not any(folder.glob("*.onnx")):
+        raise IdanimError(
+            f"faces.pack={pack}: there are no *.onnx models in {folder}. Unpack the pack's zip there "
+            "(https://github.com/deepinsight/insightface/tree/master/model_zoo), or name another pack with "
+            "faces.pack=<name> faces.root=<folder that holds models/<name>>"
+        )
+    return folder

@@ -1,0 +1,90 @@
+"""Face engine on OpenCV's own models, whose licences allow commercial use: YuNet (MIT) and SFace (Apache-2.0)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from idanim.faces.align import aligned_crop
+from idanim.types import Face, FloatArray, IdanimError, UInt8Array
+
+_RECOGNISER_PX = 112
+
+
+class OpenCVEngine:
+    """Detection by YuNet and embedding by SFace.
+
+    Args:
+        detector: YuNet file (face_detection_yunet_*.onnx); `~` is expanded.
+        recogniser: SFace file (face_recognition_sface_*.onnx), or None to detect only.
+        det_size: larger pictures are shrunk so that their longer side has this many pixels.
+        det_threshold: faces of a lower score are not reported.
+
+    Raises:
+        IdanimError: a file is not there or OpenCV can't read it.
+    """
+
+    def __init__(
+        self, detector: str, recogniser: str | None = None, det_size: int = 640, det_threshold: float = 0.8
+    ) -> None:
+        detector_path = _existing(detector, "faces.detector", "YuNet, face_detection_yunet_2023mar.onnx")
+        self._det_size = det_size
+        self._recogniser = None
+        self._name = f"opencv/{detector_path.stem}"
+        try:
+            self._detector = cv2.FaceDetectorYN.create(
+                str(detector_path), "", (det_size, det_size), det_threshold, 0.3, 5000
+            )
+            if recogniser is not None:
+                path = _existing(recogniser, "faces.recogniser", "SFace, face_recognition_sface_2021dec.onnx")
+                self._recogniser = cv2.FaceRecognizerSF.create(str(path), "")
+                self._name += f"+{path.stem}"
+        except cv2.error as error:
+            raise IdanimError(f"OpenCV can't read the face models: {error.err}") from error
+
+    @property
+    def name(self) -> str:
+        """Engine and model files."""
+        return self._name
+
+    def detect(self, rgb: UInt8Array) -> list[Face]:
+        """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        scale = min(1.0, self._det_size / max(rgb.shape[:2]))
+        if scale < 1.0:
+            bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        self._detector.setInputSize((bgr.shape[1], bgr.shape[0]))
+        found: Any = self._detector.detect(bgr)[1]  # None without faces, whatever OpenCV's stub says
+        if found is None:
+            return []
+        faces = []
+        for row in np.asarray(found, dtype=np.float32):
+            left, top, width, height = (float(v) / scale for v in row[:4])
+            landmarks = row[4:14].reshape(5, 2) / np.float32(scale)
+            faces.append(Face((left, top, left + width, top + height), landmarks, float(row[14])))
+        return sorted(faces, key=lambda face: -face.width_px * face.height_px)
+
+    def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
+        """Recognition vector of one face found in `rgb`: [D] float32 of unit length.
+
+        Raises:
+            IdanimError: the engine was built without a recogniser.
+        """
+        if self._recogniser is None:
+            raise IdanimError("embedding needs SFace: faces.recogniser=<face_recognition_sface_2021dec.onnx>")
+        crop = aligned_crop(rgb, face.landmarks, _RECOGNISER_PX)
+        feature = self._recogniser.feature(cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+        vector = np.asarray(feature, dtype=np.float32).reshape(-1)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _existing(file: str, key: str, what: str) -> Path:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise IdanimError(
+            f"{key}={file}: there is no such file. It should be {what} from https://github.com/opencv/opencv_zoo"
+        )
+    return path

@@ -1,0 +1,58 @@
+"""The largest face of each sampled frame of a video. F frames · H W pixels · K faces · D vector width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from idanim.faces.engine import FaceEngine
+from idanim.types import FloatArray, UInt8Array
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """Who was seen in the sampled frames of one video.
+
+    Attributes:
+        found: [F] bool, whether a face was detected in the frame.
+        embeddings: [K, D] float32 of unit length, the largest face of each of the K frames with a face,
+            in the order of the frames.
+    """
+
+    found: npt.NDArray[np.bool_]
+    embeddings: FloatArray
+
+    def __post_init__(self) -> None:
+        if int(self.found.sum()) != len(self.embeddings):
+            raise ValueError(f"{int(self.found.sum())} frames with a face, but {len(self.embeddings)} vectors")
+
+
+def sampled_frames(num_frames: int, num_sampled: int) -> npt.NDArray[np.int64]:
+    """Indices of at most `num_sampled` frames, evenly spaced from the first to the last.
+
+    Raises:
+        ValueError: one of the numbers is below 1.
+    """
+    if num_frames < 1 or num_sampled < 1:
+        raise ValueError(f"num_frames={num_frames}, num_sampled={num_sampled}, expected both at least 1")
+    return np.linspace(0, num_frames - 1, min(num_frames, num_sampled)).round().astype(np.int64)
+
+
+def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> FaceTrack:
+    """Detect and embed the largest face of each sampled frame.
+
+    Args:
+        engine: finds and embeds faces.
+        frames: [F, H, W, 3] uint8 RGB.
+        num_sampled: how many frames are looked at (see `sampled_frames`).
+    """
+    found, embeddings = [], []
+    for index in sampled_frames(len(frames), num_sampled):
+        faces = engine.detect(frames[index])
+        found.append(bool(faces))
+        if faces:
+            embeddings.append(engine.embed(frames[index], faces[0]))
+    vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
+    return FaceTrack(np.array(found, dtype=np.bool_), vectors)

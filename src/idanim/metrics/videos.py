@@ -1,0 +1,107 @@
+"""The artefact video + json: an mp4 with what it was made from beside it, `<name>.mp4` and `<name>.json`.
+
+Fields of the json (`schema` 1):
+
+- `prompt`: the text. Required.
+- `identity`: person in the references, or "" for a video made without one. Required.
+- `seed`: of the initial noise; 0 if absent.
+- `system`: what made it; "videos" if absent.
+- `group`: the prompt's group; "all" if absent.
+- `made_with`: everything else that decides its pixels (checkpoint and reference digests, sampling
+  settings); {} if absent. A video is made again when this differs.
+
+So any other system's videos are scored once each has a json with `prompt` and `identity` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from idanim.files import write_bytes, write_json
+from idanim.types import GeneratedClip, IdanimError
+from idanim.video import encode_mp4
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """What a video was made from; the fields of the json (see the module)."""
+
+    prompt: str
+    identity: str
+    seed: int = 0
+    system: str = "videos"
+    group: str = "all"
+    made_with: dict[str, Any] = field(default_factory=dict)
+
+
+def write_video(path: Path, clip: GeneratedClip, record: VideoRecord) -> None:
+    """Write the mp4, then its json: a json is only ever there beside the video that it describes.
+
+    Args:
+        path: of the mp4.
+        clip: the video.
+        record: what it was made from.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full.
+    """
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_bytes(path, encode_mp4(clip.frames, clip.fps))
+    write_json(path.with_suffix(".json"), {"schema": SCHEMA_VERSION, **asdict(record)})
+
+
+def read_record(path: Path) -> VideoRecord:
+    """Read the json beside the mp4 at `path`.
+
+    Raises:
+        IdanimError: it is missing, not JSON, or a field is missing, unknown or of the wrong kind.
+    """
+    file = path.with_suffix(".json")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise IdanimError(f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}') from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise IdanimError(f"{file}: can't be read as JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.pop("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise IdanimError(f"{file}: expected an object of schema {SCHEMA_VERSION}")
+    _check(raw, file)
+    return VideoRecord(**raw)
+
+
+def _check(raw: dict[str, Any], file: Path) -> None:
+    kinds = {"prompt": str, "identity": str, "seed": int, "system": str, "group": str, "made_with": dict}
+    missing = sorted({"prompt", "identity"} - raw.keys())
+    unknown = sorted(raw.keys() - kinds.keys())
+    wrong = sorted(k for k in raw.keys() & kinds.keys() if not isinstance(raw[k], kinds[k]))
+    if missing or unknown or wrong:
+        raise IdanimError(f"{file}: missing fields {missing}, unknown fields {unknown}, of the wrong kind {wrong}")
+
+
+def is_made(path: Path, record: VideoRecord) -> bool:
+    """Whether the video at `path` exists and was made from exactly this record."""
+    if not path.is_file() or not path.with_suffix(".json").is_file():
+        return False
+    try:
+        return read_record(path) == record
+    except IdanimError:
+        return False  # an unreadable record is no proof; the video is made again
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All mp4 files below a folder, sorted by path.
+
+    Raises:
+        IdanimError: there is no such folder or no video in it.
+    """
+    if not folder.is_dir():
+        raise IdanimError(f"videos={str(folder)!r}: there is no such folder")
+    found = sorted(path for path in folder.rglob("*.mp4") if not path.name.startswith("."))
+    if not found:
+        raise IdanimError(f"videos={str(folder)!r}: no .mp4 file in it or below it")
+    return found

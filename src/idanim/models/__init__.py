@@ -1,0 +1,1 @@
+"""Frozen backbones, face encoders, the face adapter and its checkpoint formats."""

@@ -1,0 +1,219 @@
+"""AnimateDiff on Stable Diffusion 1.5 as a backbone, built from diffusers and transformers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
+from idanim.models.backbone import Backbone, CrossAttentionLayer, Diffused, Latents
+from idanim.types import IdanimError
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """GroupNorm over each frame of [B, C, F, h, w] by itself.
+
+    AnimateDiff and ID-Animator normalise frames one by one before the motion module; diffusers does it over
+    all frames jointly, which changes the video by a third of its range. Parameter names are the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, F, h, w] → the same shape."""
+        batch, channels, frames, height, width = x.shape
+        folded = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
+        return super().forward(folded).unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+def normalise_frames_separately(unet: nn.Module) -> None:
+    """Replace the joint GroupNorm of every motion module by `FrameGroupNorm`, keeping its weights."""
+    for name, module in unet.named_modules():
+        if name.rpartition(".")[0].endswith("motion_modules"):
+            joint = module.norm
+            module.norm = FrameGroupNorm(joint.num_groups, joint.num_channels, eps=joint.eps)
+            module.norm.load_state_dict(joint.state_dict())
+            module.norm.to(device=joint.weight.device, dtype=joint.weight.dtype)
+
+
+class AnimateDiffBackbone(Backbone):
+    """A frozen `UNetMotionModel` with its VAE, text encoder and scheduler.
+
+    Args:
+        unet: spatial layers and motion modules.
+        vae: image autoencoder, applied frame by frame.
+        text_encoder: CLIP text model.
+        tokenizer: its tokenizer.
+        scheduler: gives the noise levels and the prediction type.
+        vae_chunk_frames: frames that go through the VAE at once.
+    """
+
+    def __init__(
+        self,
+        unet: UNetMotionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDIMScheduler,
+        vae_chunk_frames: int = 16,
+    ) -> None:
+        super().__init__()
+        normalise_frames_separately(unet)
+        self.unet = unet
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.scheduler = scheduler
+        self.vae_chunk_frames = vae_chunk_frames
+        self.set_processors(None)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, motion: str | None = None, dtype: str = "float32", vae_chunk_frames: int = 16
+    ) -> AnimateDiffBackbone:
+        """Load from local folders in diffusers layout.
+
+        Args:
+            path: folder with `unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+            motion: folder of a diffusers `MotionAdapter`; None when `unet` has its motion modules inside.
+            dtype: "float32", "bfloat16" or "float16".
+            vae_chunk_frames: frames that go through the VAE at once.
+
+        Raises:
+            IdanimError: a folder is missing.
+        """
+        folder = Path(path).expanduser()
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            if not (folder / part).is_dir():
+                raise IdanimError(f"backbone.path={path!r}: no folder {part!r} in it; expected the diffusers layout")
+        kwargs = {"local_files_only": True, "torch_dtype": getattr(torch, dtype)}
+        if motion is None:
+            unet = UNetMotionModel.from_pretrained(folder, subfolder="unet", **kwargs)
+        else:
+            spatial = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **kwargs)
+            unet = UNetMotionModel.from_unet2d(
+                spatial, MotionAdapter.from_pretrained(Path(motion).expanduser(), **kwargs)
+            ).to(getattr(torch, dtype))
+        return cls(
+            unet,
+            AutoencoderKL.from_pretrained(folder, subfolder="vae", **kwargs),
+            CLIPTextModel.from_pretrained(
+                folder, subfolder="text_encoder", local_files_only=True, dtype=getattr(torch, dtype)
+            ),
+            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+            DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
+            vae_chunk_frames,
+        )
+
+    @cached_property
+    def latent_fingerprint(self) -> str:
+        """Hash of the VAE's weights and of its latent scale."""
+        digest = hashlib.sha256(repr(float(self.vae.config.scaling_factor)).encode())
+        for name, tensor in sorted(self.vae.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def max_frames(self) -> int:
+        """Length of the motion modules' position table."""
+        return int(self.unet.config.motion_max_seq_length)
+
+    def _spatial_processors(self) -> list[str]:
+        # Without the motion modules the order is the one that official checkpoints count in.
+        return [name for name in self.unet.attn_processors if "motion_modules" not in name]
+
+    def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
+        """The text cross-attention layers (attn2); odd indices of the official numbering."""
+        layers = []
+        for index, name in enumerate(self._spatial_processors()):
+            if name.endswith("attn2.processor"):
+                weight = self._attention(name).to_k.weight
+                layers.append(CrossAttentionLayer(index, name, weight.shape[0], weight.shape[1]))
+        return tuple(layers)
+
+    def _attention(self, processor_name: str) -> Any:
+        return self.unet.get_submodule(processor_name.removesuffix(".processor"))
+
+    def set_processors(self, processors: Mapping[str, Any] | None) -> None:
+        """Set the processors of the cross-attention layers; None puts the plain ones back."""
+        wanted = dict(self.unet.attn_processors)
+        for layer in self.cross_attention_layers():
+            if not has_nothing_but_projections(self._attention(layer.name)):
+                raise IdanimError(f"backbone: attention layer {layer.name} is not a plain one as in SD1.5")
+            wanted[layer.name] = processors[layer.name] if processors is not None else TextAttentionProcessor()
+        self.unet.set_attn_processor(wanted)
+
+    def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:
+        """`to_k` and `to_v` weights of the layer."""
+        attention = self._attention(layer.name)
+        return attention.to_k.weight, attention.to_v.weight
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Last hidden state of CLIP's text model, [B, 77, D]."""
+        ids = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.text_encoder.config.max_position_embeddings,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(ids.to(self.device)).last_hidden_state
+
+    @torch.no_grad()
+    def encode_video(self, pixels: Tensor) -> Latents:
+        """Encode frame by frame; mean and std come scaled by the VAE's `scaling_factor`."""
+        frames = pixels.flatten(0, 1).to(self.device, self.dtype)
+        posteriors = [self.vae.encode(chunk).latent_dist for chunk in frames.split(self.vae_chunk_frames)]
+        scale = self.vae.config.scaling_factor
+
+        def by_video(parts: list[Tensor]) -> Tensor:
+            return (torch.cat(parts) * scale).unflatten(0, pixels.shape[:2]).transpose(1, 2)
+
+        return Latents(by_video([p.mean for p in posteriors]), by_video([p.std for p in posteriors]))
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Decode frame by frame."""
+        batch, _, frames = latents.shape[:3]
+        flat = latents.transpose(1, 2).flatten(0, 1).to(self.dtype) / self.vae.config.scaling_factor
+        decoded = torch.cat([self.vae.decode(chunk).sample for chunk in flat.split(self.vae_chunk_frames)])
+        return decoded.unflatten(0, (batch, frames))
+
+    def diffuse(self, latents: Tensor, noise: Tensor, uniform: Tensor) -> Diffused:
+        """DDPM forward process; the target is the noise or the velocity, as the scheduler says."""
+        timesteps = (uniform * self.scheduler.config.num_train_timesteps).long()
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return Diffused(noisy, timesteps, self.scheduler.get_velocity(latents, noise, timesteps))
+        return Diffused(noisy, timesteps, noise)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The UNet's answer; `context` comes once per video."""
+        return self.unet(latents.to(self.dtype), timesteps, context, return_dict=False)[0]
+
+    def pipeline(self) -> AnimateDiffPipeline:
+        """diffusers' own pipeline over these modules."""
+        return AnimateDiffPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            motion_adapter=None,
+            scheduler=DDIMScheduler.from_config(self.scheduler.config),
+        )

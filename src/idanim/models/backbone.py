@@ -1,0 +1,111 @@
+"""The interface of a frozen text-to-video diffusion model that an adapter attaches to.
+
+Nothing here speaks of UNets, noise prediction or four latent channels: a transformer trained by flow
+matching fits as well. `idanim.models.animatediff` is the implementation for AnimateDiff on SD1.5.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class CrossAttentionLayer(NamedTuple):
+    """A cross-attention layer that an adapter may attach to.
+
+    Attributes:
+        index: position in the official ID-Animator and IP-Adapter key layout (odd numbers).
+        name: name of its attention processor in the backbone.
+        hidden_dim: width of the queries.
+        context_dim: width of the text tokens.
+    """
+
+    index: int
+    name: str
+    hidden_dim: int
+    context_dim: int
+
+
+class Latents(NamedTuple):
+    """Posterior of encoded videos, in the backbone's own scale: mean and std, each [B, C, F, h, w] float."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Diffused(NamedTuple):
+    """A noised latent with what the backbone should answer.
+
+    Attributes:
+        latents: x_t, [B, C, F, h, w].
+        timesteps: [B], in the backbone's own unit.
+        target: what `predict` should return, [B, C, F, h, w].
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    target: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen text-to-video diffusion model."""
+
+    @property
+    @abstractmethod
+    def latent_fingerprint(self) -> str:
+        """Names the weights that make latents: equal fingerprints give equal latents."""
+
+    @property
+    @abstractmethod
+    def max_frames(self) -> int:
+        """The longest video in frames."""
+
+    @abstractmethod
+    def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
+        """The layers that an adapter attaches to, in the order of `index`."""
+
+    @abstractmethod
+    def set_processors(self, processors: Mapping[str, Any] | None) -> None:
+        """Replace the attention processors of the named layers; None puts the plain ones back."""
+
+    @abstractmethod
+    def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:
+        """The layer's own key and value weights for text, each [hidden_dim, context_dim]."""
+
+    @abstractmethod
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text tokens [B, L, D] of B prompts; "" is the null text."""
+
+    @abstractmethod
+    def encode_video(self, pixels: Tensor) -> Latents:
+        """Encode [B, F, 3, H, W] float in [-1, 1]."""
+
+    @abstractmethod
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Decode [B, C, F, h, w] to [B, F, 3, H, W] float in [-1, 1]."""
+
+    @abstractmethod
+    def diffuse(self, latents: Tensor, noise: Tensor, uniform: Tensor) -> Diffused:
+        """Noise clean latents [B, C, F, h, w] with `noise` at the times given by `uniform` [B] in [0, 1)."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The model's answer for x_t [B, C, F, h, w], times [B] and context tokens [B, L (+ Q), D]."""
+
+    @abstractmethod
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over these weights that takes `prompt_embeds`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return next(self.parameters()).dtype

@@ -1,0 +1,101 @@
+"""Random-weight models of the real classes, small enough for tests and dry runs.
+
+An untrained backbone generates noise, not faces: these serve to run the whole chain, not to judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNetMotionModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.encoder import ClipFaceEncoder
+
+
+def tiny_backbone(
+    seed: int = 0, channels: Sequence[int] = (32, 32), context_dim: int = 32, max_frames: int = 32
+) -> AnimateDiffBackbone:
+    """An AnimateDiff backbone with random weights.
+
+    Args:
+        seed: of the weights; the global random state stays as it was.
+        channels: widths of the UNet's levels, multiples of 8; all but the last have cross-attention.
+        context_dim: width of the text tokens.
+        max_frames: the longest video.
+    """
+    levels = len(channels) - 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNetMotionModel(
+            sample_size=8,
+            block_out_channels=tuple(channels),
+            down_block_types=("CrossAttnDownBlockMotion",) * levels + ("DownBlockMotion",),
+            up_block_types=("UpBlockMotion",) + ("CrossAttnUpBlockMotion",) * levels,
+            layers_per_block=1,
+            norm_num_groups=8,
+            cross_attention_dim=context_dim,
+            num_attention_heads=4,
+            motion_num_attention_heads=4,
+            motion_max_seq_length=max_frames,
+            use_motion_mid_block=False,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 16, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=64,
+        )
+        tokenizer = byte_tokenizer()
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=context_dim,
+                intermediate_size=2 * context_dim,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    return AnimateDiffBackbone(unet, vae, text_encoder, tokenizer, animatediff_scheduler())
+
+
+def tiny_encoder(seed: int = 0, image_size: int = 64, feature_dim: int = 48) -> ClipFaceEncoder:
+    """A CLIP vision encoder with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = CLIPVisionConfig(
+            hidden_size=feature_dim,
+            intermediate_size=2 * feature_dim,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=image_size,
+            patch_size=16,
+            projection_dim=24,
+        )
+        return ClipFaceEncoder(CLIPVisionModelWithProjection(config))
+
+
+def animatediff_scheduler() -> DDIMScheduler:
+    """DDIM with the noise levels of AnimateDiff and ID-Animator: linear betas, noise prediction."""
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
+
+
+def byte_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer without merges: one token a byte."""
+    symbols = list(bytes_to_unicode().values())
+    tokens = [*symbols, *(f"{s}</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)

@@ -1,0 +1,116 @@
+"""The people of an evaluation from clip shards. Entry-point glue between `data`, `faces` and `metrics`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from idanim.data.sample import ClipMeta, parse_meta
+from idanim.data.shards import ShardIndex, find_shards
+from idanim.faces.engine import FaceEngine
+from idanim.metrics.people import Person, embed_crop
+from idanim.pictures import decode_picture
+from idanim.types import FloatArray, IdanimError, UInt8Array
+
+_log = logging.getLogger(__name__)
+
+
+def people_from_shards(
+    location: str | Sequence[str],
+    engine: FaceEngine,
+    names: Collection[str] | None,
+    num_people: int | None,
+    num_references: int,
+) -> list[Person]:
+    """People from clip shards, by name: the validation split, or the training split where there is none.
+
+    The references of a person are the largest faces of the pool of their first clip. Whole shards are read
+    until enough people are found.
+
+    Args:
+        location: folder or tar files.
+        engine: embeds references where the shards were made with another engine.
+        names: take only these people, None for all.
+        num_people: at most so many, None for all.
+        num_references: at most so many pictures a person.
+
+    Raises:
+        IdanimError: no shards, or nobody in them with a usable face.
+    """
+    split = "val" if find_shards(location, "val") else "train"
+    clips: dict[str, list[tuple[ShardIndex, ClipMeta]]] = {}
+    for path in find_shards(location, split):
+        for index, meta in _read_metas(path):
+            if names is None or meta.identity in names:
+                clips.setdefault(meta.identity, []).append((index, meta))
+        if len(clips) >= (len(names) if names is not None else num_people or float("inf")):
+            break
+    people = [_person(name, clips[name], engine, num_references) for name in sorted(clips)]
+    usable = [person for person in people if person is not None][:num_people]
+    if not usable:
+        raise IdanimError(f"data.shards={location!r}: none of its {len(clips)} people has a face to refer to")
+    _log.info("%d people from the %s split of %s", len(usable), split, location)
+    return usable
+
+
+def _read_metas(path: Path) -> Iterator[tuple[ShardIndex, ClipMeta]]:
+    """The readable samples of a shard, by key; a broken one is reported."""
+    index = ShardIndex.scan(path)
+    for key in sorted(index.keys):
+        try:
+            yield index, parse_meta(index.read(key, ["json"]).get("json", b""), key)
+        except IdanimError as error:
+            _log.warning("%s: left out: %s", path, error)
+
+
+def _person(
+    name: str, clips: Sequence[tuple[ShardIndex, ClipMeta]], engine: FaceEngine, num_references: int
+) -> Person | None:
+    """One person, or None (reported) if no clip has a face picture that can be used."""
+    real = _real_faces([meta for _, meta in clips], engine)
+    by_clip: dict[str, list[FloatArray]] = {}
+    for (clip, _), vector in real.items():
+        by_clip.setdefault(clip, []).append(vector)
+    for index, meta in clips:
+        pictures, vectors = [], []
+        for i in _own_faces(meta):
+            if len(pictures) == num_references:
+                break
+            try:
+                picture = _read_face(index, meta.key, i)
+            except IdanimError as error:
+                _log.warning("a face is left out: %s", error)
+                continue
+            stored = real.get((meta.faces[i].clip, meta.faces[i].frame))
+            vector = embed_crop(engine, picture) if stored is None else stored
+            if vector is not None:
+                pictures.append(picture)
+                vectors.append(vector)
+        if vectors:
+            return Person(name, tuple(pictures), np.stack(vectors), tuple(np.stack(v) for v in by_clip.values()))
+    _log.warning("%s is left out: %s finds no face in the crops of %d clips", name, engine.name, len(clips))
+    return None
+
+
+def _real_faces(metas: Sequence[ClipMeta], engine: FaceEngine) -> dict[tuple[str, int], FloatArray]:
+    """Stored vectors by clip and frame, each once, of the clips that this engine has seen."""
+    return {
+        (face.clip, face.frame): np.array(face.embedding, dtype=np.float32)
+        for meta in metas
+        if meta.face_engine == engine.name
+        for face in meta.faces
+    }
+
+
+def _own_faces(meta: ClipMeta) -> list[int]:
+    """Indices of the faces in the pool that are from the clip itself, largest first."""
+    own = [i for i, face in enumerate(meta.faces) if face.clip == meta.key and face.role == "pool"]
+    return sorted(own, key=lambda i: -meta.faces[i].size_px)
+
+
+def _read_face(index: ShardIndex, key: str, number: int) -> UInt8Array:
+    member = f"face.{number}.jpg"
+    return decode_picture(index.read(key, [member]).get(member, b""), f"{key}.{member} in {index.path}")
