@@ -39,7 +39,7 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
 
     Args:
         pictures: [B, 3, H, W] float, H = W.
-        landmarks: [B, 5, 2] pixels.
+        landmarks: [B, 5, 2] pixels; (0, 0) is the centre of the first one.
         size_px: side of the crops.
         zoom: above 1 shows more of the face's surroundings; [B] or one number.
 
@@ -47,11 +47,13 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
         [B, 3, size_px, size_px]; black is the lowest value, -1.
     """
     side = pictures.shape[-1]
-    to_picture = fit_similarity(ARCFACE_TEMPLATE.expand_as(landmarks), landmarks)
+    matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE)
+    to_picture = torch.linalg.inv(matrix[:, :, :2])
+    shift = -(to_picture @ matrix[:, :, 2:])[:, None, :, 0]
     centres = (torch.arange(size_px, dtype=torch.float32) + 0.5) / size_px * ARCFACE_SIZE_PX - 0.5
     grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2)
     middle = (ARCFACE_SIZE_PX - 1) / 2
     zoom = torch.as_tensor(zoom, dtype=torch.float32).reshape(-1, 1, 1)
-    places = ((grid - middle) * zoom + middle) @ to_picture[:, :, :2].transpose(1, 2) + to_picture[:, None, :, 2]
-    places = places.unflatten(1, (size_px, size_px)) * 2 / side - 1
+    places = ((grid - middle) * zoom + middle) @ to_picture.transpose(1, 2) + shift
+    places = places.unflatten(1, (size_px, size_px)) * 2 / side + 1 / side - 1
     return F.grid_sample(pictures + 1, places, align_corners=False, padding_mode="zeros") - 1

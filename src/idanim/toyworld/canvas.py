@@ -25,9 +25,7 @@ class Canvas:
         self.y = centres[None, :, None]
         self.picture = background[:, :, None, None].repeat(1, 1, size_px, size_px)
 
-    def paint(
-        self, distance: Tensor, colour: Tensor, opacity: Tensor | float = 1.0, softness: float = 1.0
-    ) -> None:
+    def paint(self, distance: Tensor, colour: Tensor, opacity: Tensor | float = 1.0, softness: float = 1.0) -> None:
         """Cover the inside of a shape.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from transformers import CLIPTokenizer
 
@@ -96,7 +97,7 @@ def _apply(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
     """Merge neighbours, lowest merge first, until none applies."""
     rank = {pair: index for index, pair in enumerate(merges)}
     while len(pieces) > 1:
-        pairs = [(rank.get(pair, len(rank)), index) for index, pair in enumerate(zip(pieces, pieces[1:], strict=False))]
+        pairs = [(rank.get(pair, len(rank)), index) for index, pair in enumerate(pairwise(pieces))]
         best, index = min(pairs)
         if best == len(rank):
             break

@@ -124,9 +124,7 @@ def _paint_back(
     long_hair = _is(attributes.hair_style, HAIR_STYLES.index("long"))
     canvas.paint(torch.minimum(mane, fall), hair * 0.82, long_hair)
     canvas.paint(box(canvas.x - face.x, canvas.y - face.y - height - 0.02, width * 0.42, 0.16), skin * 0.72)
-    canvas.paint(
-        ellipse(canvas.x - 0.5 * face.x, canvas.y - 1.2, 0.95, 0.42), palette.CLOTH[attributes.shirt]
-    )
+    canvas.paint(ellipse(canvas.x - 0.5 * face.x, canvas.y - 1.2, 0.95, 0.42), palette.CLOTH[attributes.shirt])
 
 
 def _paint_ears(
@@ -177,9 +175,7 @@ def _paint_skin_marks(
     canvas.paint(mole, skin * 0.25, (value("mole") > 0).float())
 
 
-def _paint_eyes(
-    canvas: Canvas, face: Face, skin: Tensor, x: Tensor, y: Tensor, value: _Values, posed: _Values
-) -> None:
+def _paint_eyes(canvas: Canvas, face: Face, skin: Tensor, x: Tensor, y: Tensor, value: _Values, posed: _Values) -> None:
     iris_colour = palette.hsv_to_rgb(
         0.05 + 0.6 * value.columns["eye_hue"], 0.78, 0.2 + 0.65 * value.columns["eye_value"]
     )
@@ -200,9 +196,7 @@ def _paint_eyes(
         canvas.paint(brow, brow_colour)
 
 
-def _paint_nose(
-    canvas: Canvas, face: Face, skin: Tensor, x: Tensor, y: Tensor, value: _Values, posed: _Values
-) -> None:
+def _paint_nose(canvas: Canvas, face: Face, skin: Tensor, x: Tensor, y: Tensor, value: _Values, posed: _Values) -> None:
     width = value("nose_width", 0.035, 0.115) * face.scale
     nose_x = x - posed("yaw") * 0.06 * face.scale
     length = face.nose_y - face.eye_y
@@ -267,6 +261,7 @@ def locate(identity: Tensor, pose: Tensor, size_px: int) -> tuple[Tensor, Tensor
     Returns:
         Boxes [B, 4] (left, top, right, bottom) around the skin of the head, and landmarks [B, 5, 2]: the
         eye at the left of the picture, the other, the nose, the left corner of the mouth, the other.
+        (0, 0) is the centre of the first pixel.
     """
     face = Face(*(part[:, 0, 0] for part in measure(identity, pose)))
     yaw, pitch, smile = (pose[:, POSE.index(name)] for name in ("yaw", "pitch", "smile"))
@@ -287,7 +282,7 @@ def locate(identity: Tensor, pose: Tensor, size_px: int) -> tuple[Tensor, Tensor
         ],
         dim=1,
     )
-    return (boxes + 1) * size_px / 2, (landmarks + 1) * size_px / 2
+    return (boxes + 1) * size_px / 2 - 0.5, (landmarks + 1) * size_px / 2 - 0.5
 
 
 @torch.no_grad()

@@ -73,9 +73,7 @@ def stratified_timesteps(batch_size: int, generator: Generator) -> Tensor:
     return ((order + offset) / batch_size * 1000).long().clamp(max=999)
 
 
-def noised(
-    latents: Tensor, timesteps: Tensor, noise: Tensor, scheduler: DDIMScheduler
-) -> tuple[Tensor, Tensor]:
+def noised(latents: Tensor, timesteps: Tensor, noise: Tensor, scheduler: DDIMScheduler) -> tuple[Tensor, Tensor]:
     """Noise latents [B, …] and give the velocity to predict: sqrt(ā) ε - sqrt(1 - ā) x_0."""
     return scheduler.add_noise(latents, noise, timesteps), scheduler.get_velocity(latents, noise, timesteps)
 

@@ -109,10 +109,14 @@ def pose_r2(reader: Reader, frames: Tensor, pose: Tensor) -> dict[str, float]:
 
 
 def _zoomed(pictures: Tensor, points: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Cut random squares out of pictures, from wide to close up; points [B, K, 2] pixels go along."""
+    """Cut random squares out of pictures, from wide to close up.
+
+    Points [B, K, 2] in pixels go along, and come back as shares of the side.
+    """
     number, side = len(pictures), pictures.shape[-1]
     size = 0.6 + 0.75 * torch.rand(number, generator=generator)
-    face = (points[:, 0] + points[:, 1]) / side - 1
+    places = (points + 0.5) * 2 / side - 1
+    face = places[:, :2].mean(1)
     pull = (1.2 - size).clamp(0.0, 0.5)[:, None] / 0.5
     middle = face * pull + 0.3 * (torch.rand(number, 2, generator=generator) - 0.5)
     theta = torch.zeros(number, 2, 3)
@@ -120,8 +124,7 @@ def _zoomed(pictures: Tensor, points: Tensor, generator: Generator) -> tuple[Ten
     theta[:, :, 2] = middle
     grid = F.affine_grid(theta, [number, 3, side, side], align_corners=False)
     cut = F.grid_sample(pictures, grid, align_corners=False, padding_mode="border")
-    places = ((points * 2 / side - 1) - middle[:, None]) / size[:, None, None]
-    return cut, (places + 1) / 2
+    return cut, ((places - middle[:, None]) / size[:, None, None] + 1) / 2
 
 
 def _without_faces(pictures: Tensor, generator: Generator) -> Tensor:
@@ -165,5 +168,5 @@ def landmark_error_px(detector: Detector, test: Corpus) -> float:
     clip = torch.arange(test.num_clips)
     frame = clip % test.num_frames
     _, landmarks = test.boxes_and_landmarks(clip, frame)
-    found = detector(test.pictures(clip, frame)).landmarks * FRAME_SIZE_PX
+    found = detector(test.pictures(clip, frame)).landmarks * FRAME_SIZE_PX - 0.5
     return float((found - landmarks).norm(dim=-1).mean())
