@@ -17,28 +17,6 @@ PLAIN_WORDS = (
 )  # fmt: skip
 
 
-def caption_parts(attributes: Attributes, clip: int) -> tuple[str, str]:
-    """Describe one clip as the paper does: its looks and its action.
-
-    Args:
-        attributes: fields [P] int64.
-        clip: index into them.
-
-    Returns:
-        The attribute caption and the action caption; see `join_caption`.
-    """
-    value = Attributes(*(int(column[clip]) for column in attributes))  # type: ignore[arg-type]
-    style = HAIR_STYLES[value.hair_style]
-    hair = "bald" if style == "bald" else f"with {style} {HAIR_COLOURS[value.hair_colour]} hair"
-    hat = f"a {COLOURS[value.hat - 1]} hat" if value.hat else "no hat"
-    glasses = "glasses" if value.glasses else "no glasses"
-    looks = (
-        f"{hair} wearing {hat} {glasses} and a {COLOURS[value.shirt]} shirt"
-        f" in front of a {COLOURS[value.background]} background"
-    )
-    return looks, ACTIONS[value.action]
-
-
 def caption(attributes: Attributes, clip: int, rng: random.Random | None = None, drop_prob: float = 0.0) -> str:
     """Describe one clip in a sentence.
 
@@ -82,7 +60,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     words = [*PLAIN_WORDS, *HAIR_STYLES, *HAIR_COLOURS, *COLOURS, *(w for action in ACTIONS for w in action.split())]
     merges: list[tuple[str, str]] = []
     letters = sorted({letter for word in words for letter in word})
-    tokens = {token: None for token in (*letters, *(letter + "</w>" for letter in letters))}
+    tokens = dict.fromkeys((*letters, *(letter + "</w>" for letter in letters)))
     for word in words:
         pieces = _apply([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idanim.toyworld.captions import MAX_TOKENS
@@ -62,7 +63,12 @@ def build_motion_unet(image_unet: UNet2DConditionModel) -> UNetMotionModel:
         motion_max_seq_length=MAX_FRAMES,
         use_motion_mid_block=True,
     )
-    return UNetMotionModel.from_unet2d(image_unet, motion)
+    unet = UNetMotionModel.from_unet2d(image_unet, motion)
+    for name, module in unet.named_modules():
+        if name.endswith("proj_out") and "motion_modules" in name:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return unet
 
 
 def build_scheduler() -> DDIMScheduler:

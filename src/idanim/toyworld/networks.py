@@ -13,6 +13,8 @@ from idanim.toyworld.people import NUM_VALUES, POSE, POSE_MEAN, POSE_SPREAD, Att
 CROP_SIZE_PX = 28
 """The recognisers see a 112 px ArcFace crop averaged to this size."""
 EMBEDDING_WIDTH = 128
+RECOGNISER_WIDTHS = {"a": (48, 80, 128), "b": (40, 88, 120)}
+"""Channels of the two recognisers. The second takes no part in any training: it only measures."""
 
 
 class ResidualBlock(nn.Module):

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from idanim.toyworld.alignment import crop_faces
-from idanim.toyworld.networks import CROP_SIZE_PX, EMBEDDING_WIDTH, Recogniser, unit
+from idanim.toyworld.networks import CROP_SIZE_PX, EMBEDDING_WIDTH, RECOGNISER_WIDTHS, Recogniser, unit
 from idanim.toyworld.stages.corpus import Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 128
 LOGIT_SCALE = 24.0
 MARGIN = 0.3
-WIDTHS = {"a": (48, 80, 128), "b": (40, 88, 120)}
 
 
 class Classifier(nn.Module):
@@ -56,8 +55,8 @@ def train_recogniser(name: str, train: Corpus, folder: Path, schedule: Schedule)
     half = train.scene.num_clips // 2
     first = 0 if name == "a" else half
     people = train.person[first : first + half]
-    torch.manual_seed(30 + len(WIDTHS[name]) + ord(name))
-    model = Classifier(WIDTHS[name], int(people.max() - people.min()) + 1)
+    torch.manual_seed(33 + ord(name))
+    model = Classifier(RECOGNISER_WIDTHS[name], int(people.max() - people.min()) + 1)
     model.recogniser.trunk.to(memory_format=torch.channels_last)
 
     def loss(step: int, generator: Generator) -> Tensor:
