@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from idanim.toyworld.codec import NUM_COMPONENTS, build_codec, principal_patches, write_encoder
+from idanim.toyworld.codec import NUM_COMPONENTS, build_codec, principal_patches, read_encoder, write_encoder
 from idanim.toyworld.people import sample_identities, sample_scene
 from idanim.toyworld.renderer import render
 
@@ -22,6 +22,8 @@ def test_the_encoder_is_the_linear_map_that_was_written_into_it() -> None:
     assert posterior.mean.shape == (64, NUM_COMPONENTS, 8, 8)
     torch.testing.assert_close(posterior.mean, expected, atol=5e-3, rtol=1e-3)
     assert posterior.std.max() < 0.01
+    for read, written in zip(read_encoder(codec), (weights, bias), strict=True):
+        torch.testing.assert_close(read, written, atol=2e-3, rtol=1e-3)
 
 
 def test_latents_have_mean_zero_and_variance_one() -> None:

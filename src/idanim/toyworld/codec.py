@@ -134,3 +134,15 @@ def _write_projection(projection: nn.Module, encoder: nn.Module, weights: Tensor
             shortcut.weight[first + offset, :inputs, 0, 0] = sign * weights[component]
             shortcut.weight[first + offset, inputs, 0, 0] = sign * bias[component]
             output.weight[component, first + offset, 1, 1] = sign
+
+
+@torch.no_grad()
+def read_encoder(codec: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    """Read back the map that `write_encoder` wrote: weights [K, 48] and bias [K].
+
+    The encoder is linear, so its answers to the unit pictures of one patch are the map.
+    """
+    units = torch.cat([torch.zeros(1, 3 * PATCH_PX**2), torch.eye(3 * PATCH_PX**2)])
+    pictures = F.pixel_shuffle(units[:, :, None, None], PATCH_PX)
+    answers = codec.encode(pictures).latent_dist.mode()[:, :, 0, 0] * codec.config.scaling_factor
+    return (answers[1:] - answers[0]).T.contiguous(), answers[0]

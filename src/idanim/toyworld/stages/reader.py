@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from idanim.toyworld.degrade import degrade
 from idanim.toyworld.networks import VISIBLE, ActionReader, Detector, Reader
 from idanim.toyworld.people import ACTIONS, HAIR_STYLES, POSE, POSE_SPREAD, Attributes
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
@@ -17,6 +18,8 @@ from idanim.toyworld.stages.loop import Schedule, fit
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 128
+NUM_TRACKS = 6000
+"""Clips that the action reader learns from."""
 HIDDEN_SHARE = 0.3
 """Share of the detector's pictures without a face."""
 
@@ -25,15 +28,7 @@ def _random_frames(train: Corpus, generator: Generator) -> tuple[Tensor, Tensor,
     """Draw (clip, frame, pictures); a little blurred, shaded and noisy, as generated ones are."""
     clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
     frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
-    return clip, frame, _degrade(train.pictures(clip, frame), generator)
-
-
-def _degrade(pictures: Tensor, generator: Generator) -> Tensor:
-    number = (len(pictures), 1, 1, 1)
-    blur = 0.5 * torch.rand(number, generator=generator)
-    pictures = torch.lerp(pictures, F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1), blur)
-    noise = torch.randn(pictures.shape, generator=generator) * 0.12 * torch.rand(number, generator=generator)
-    return (pictures * (0.92 + 0.16 * torch.rand(number, generator=generator)) + noise).clamp(-1, 1)
+    return clip, frame, degrade(train.pictures(clip, frame), generator)
 
 
 def train_reader(train: Corpus, folder: Path, schedule: Schedule) -> Reader:
@@ -63,10 +58,10 @@ def read_tracks(reader: Reader, clips: Tensor, batch_size: int = 64) -> Tensor:
 
 
 def train_action_reader(reader: Reader, train: Corpus, folder: Path, schedule: Schedule) -> ActionReader:
-    """Train the action reader on what the frame reader sees in 6000 clips."""
+    """Train the action reader on what the frame reader sees in the first clips."""
     torch.manual_seed(5)
     model = ActionReader(train.num_frames, len(ACTIONS))
-    tracks = torch.cat([read_tracks(reader, train.clips(part)) for part in torch.arange(6000).split(256)])
+    tracks = torch.cat([read_tracks(reader, train.clips(part)) for part in torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)])
     tracks = tracks / POSE_SPREAD
     action = train.scene.attributes.action
 

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from idanim.toyworld.alignment import crop_faces
+from idanim.toyworld.degrade import degrade
 from idanim.toyworld.networks import CROP_SIZE_PX, EMBEDDING_WIDTH, RECOGNISER_WIDTHS, Recogniser, unit
 from idanim.toyworld.stages.corpus import Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
@@ -41,13 +42,10 @@ def random_crops(
     corpus: Corpus, clip: Tensor, frame: Tensor, generator: Generator, size_px: int = CROP_SIZE_PX
 ) -> Tensor:
     """Cut aligned faces with landmarks off by about half a pixel and pictures a little degraded."""
-    pictures = corpus.pictures(clip, frame)
+    pictures = degrade(corpus.pictures(clip, frame), generator, blur=0.25, grain=0.08)
     _, landmarks = corpus.boxes_and_landmarks(clip, frame)
     landmarks = landmarks + 0.4 * torch.randn(landmarks.shape, generator=generator)
-    crops = crop_faces(pictures, landmarks, size_px)
-    gain = 0.9 + 0.2 * torch.rand(len(crops), 1, 1, 1, generator=generator)
-    grain = 0.08 * torch.rand(len(crops), 1, 1, 1, generator=generator)
-    return crops * gain + grain * torch.randn(crops.shape, generator=generator)
+    return crop_faces(pictures, landmarks, size_px)
 
 
 def train_recogniser(name: str, train: Corpus, folder: Path, schedule: Schedule) -> Recogniser:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.toyworld.alignment import crop_faces
+from idanim.toyworld.degrade import degrade
 from idanim.toyworld.networks import VISIBLE
 from idanim.toyworld.people import IDENTITY_PARAMETERS, NUM_IDENTITY, POSE, POSE_SPREAD
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
@@ -109,7 +110,7 @@ def train_vision_model(train: Corpus, folder: Path, schedule: Schedule) -> Visio
         clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
         frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
         pictures, whole = references(train, clip, frame, generator)
-        by_tokens, by_embedding = model(pictures + 0.03 * torch.randn(pictures.shape, generator=generator))
+        by_tokens, by_embedding = model(degrade(pictures, generator, blur=0.15, grain=0.05))
         return error(by_tokens, clip, frame, whole) + 0.5 * error(by_embedding, clip, frame, whole)
 
     fit("vision", model, loss, schedule, folder / "vision.pt", seed=7)
