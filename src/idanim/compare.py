@@ -218,7 +218,7 @@ def write_plot(path: Path, comparison: Comparison) -> None:
         for axes in grid.flat[len(metrics) :]:
             axes.set_visible(False)
         grid[0, 0].set_yticks(range(len(labels)), labels)
-        grid[0, 0].invert_yaxis()
+        grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -64,8 +65,17 @@ class Run:
 
 
 def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
-    """Build the component that a config node describes by its `_target_`, with `kwargs` added."""
-    return instantiate(dict(node), _convert_="all", **kwargs)
+    """Build the component that a config node describes by its `_target_`, with `kwargs` added.
+
+    Raises:
+        IdanimError: the component's own complaint, or an argument it does not take.
+    """
+    try:
+        return instantiate(dict(node), _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, IdanimError | OSError):
+            raise error.__cause__ from error
+        raise
 
 
 def program(config_name: str, positional: str | None = None) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
@@ -82,6 +92,9 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
             task(_start_run(cfg))
 
         def main() -> None:
+            # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
+            os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
                 check_overrides(config_name, sys.argv[1:])
@@ -189,7 +202,7 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     for override in overrides:
         key = override.key_or_group
         is_new = override.is_add() or override.is_force_add() or override.is_delete()
-        if is_new or key.startswith("hydra") or key in known or any(k.startswith(f"{key}.") for k in known):
+        if is_new or key.startswith("hydra") or key in known or key.split("/")[0] in _groups():
             continue
         parent = key.rpartition(".")[0]
         while parent and parent not in known:

@@ -60,6 +60,9 @@ def curate(run: Run) -> None:
         decisions = [result.decision for result in results]
         write_report(run.output, decisions, plans, engine)
         store.remove_others(results)
+        for folder in (run.output, run.output / "work"):
+            for leftover in folder.glob(".*.part*"):  # of a killed run
+                leftover.unlink()
     except OSError as error:
         raise IdanimError(
             f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "

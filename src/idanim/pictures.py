@@ -26,7 +26,7 @@ def decode_picture(content: bytes, name: str) -> UInt8Array:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise IdanimError(f"{name}: {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise IdanimError(f"{name}: not a readable picture ({error})") from error
 
@@ -55,4 +55,4 @@ def square(rgb: UInt8Array, size: int) -> UInt8Array:
     scaled = (int(size * height / short), int(size * width / short))
     image = Image.fromarray(rgb).resize((scaled[1], scaled[0]), Image.Resampling.BICUBIC)
     top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))

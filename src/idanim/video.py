@@ -217,7 +217,8 @@ def _head(path: Path) -> bytes:
 
 
 def _upright(frame: av.VideoFrame) -> UInt8Array:
-    rgb: UInt8Array = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    # One thread: with more, libswscale keeps a pool that hangs when a forked loader process frees it.
+    rgb: UInt8Array = frame.to_ndarray(format="rgb24", threads=1).astype(np.uint8, copy=False)
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
     return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
 
@@ -289,6 +290,7 @@ def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17) -> bytes:
         video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
         video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", GOP_FRAMES
         for rgb in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            container.mux(video.encode(frame.reformat(format="yuv420p", threads=1)))  # see _upright
         container.mux(video.encode(None))
     return stream.getvalue()

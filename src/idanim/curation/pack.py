@@ -122,10 +122,15 @@ def write_shards(output: Path, accepted: Sequence[Result], packing: Packing, lin
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     marker = output / "work" / "packed.json"
     if not _is_current(output, marker, digest):
-        _write_staged(output / "work" / "shards", plans, links, results)
-        marker.unlink(missing_ok=True)
-        for name in names:
-            (output / "work" / "shards" / name).replace(output / name)
+        staging = output / "work" / "shards"
+        shutil.rmtree(staging, ignore_errors=True)  # of a killed run
+        try:
+            _write_staged(staging, plans, links, results)
+            marker.unlink(missing_ok=True)
+            for name in names:
+                (staging / name).replace(output / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         sizes = {name: (output / name).stat().st_size for name in names}
         write_json(marker, {"digest": digest, "sizes": sizes})
     for path in output.glob("*.tar"):
@@ -148,7 +153,6 @@ def _write_staged(
     links: Mapping[str, Sequence[FaceChoice]],
     results: Mapping[str, Result],
 ) -> None:
-    shutil.rmtree(staging, ignore_errors=True)
     for plan in plans:
         samples = (with_faces(results[key].sample(), links[key], results) for key in plan.keys)
         write_shard(staging / plan.name, samples)

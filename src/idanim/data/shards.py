@@ -8,6 +8,7 @@ headers, and a sample is then a few `pread` calls.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import webdataset
 
 from idanim.data.sample import ClipSample, to_members
 from idanim.files import atomic_path
@@ -67,12 +66,17 @@ def write_shard(path: Path, samples: Iterator[ClipSample] | Sequence[ClipSample]
         How many samples it holds.
     """
     count = 0
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        writer = webdataset.TarWriter(stream, encoder=False, user="idanim", group="idanim", mtime=0)
+    # tarfile itself, not webdataset's writer: that one writes on in its destructor when the disk is full.
+    with atomic_path(path) as temporary, tarfile.open(temporary, "w") as tar:
         for sample in samples:
-            writer.write(to_members(sample))
+            members = to_members(sample)
+            key = members.pop("__key__")
+            for extension in sorted(members):
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode = len(members[extension]), 0o444
+                info.uname = info.gname = "idanim"
+                tar.addfile(info, io.BytesIO(members[extension]))
             count += 1
-        writer.close()
     return count
 
 

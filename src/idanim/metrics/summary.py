@@ -22,7 +22,7 @@ METRICS = (*PAIR_METRICS, *VIDEO_METRICS)
 
 
 def per_identity(scores: Iterable[VideoScore], metric: str) -> dict[str, float | None]:
-    """Mean of a metric over the videos of each identity; None where none of its videos has a value.
+    """Mean of a metric over the videos of each identity, by name; None where none of its videos has a value.
 
     Scores of a video alone belong to the person it was asked to show, so that a video of nobody, compared with
     many people, is one observation and not many.
@@ -31,7 +31,7 @@ def per_identity(scores: Iterable[VideoScore], metric: str) -> dict[str, float |
     values: dict[str, dict[str, float | None]] = {}
     for score in scores:
         values.setdefault(getattr(score, unit), {})[score.video] = getattr(score, metric)
-    return {identity: _mean(by_video.values()) for identity, by_video in values.items()}
+    return {identity: _mean(values[identity].values()) for identity in sorted(values)}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

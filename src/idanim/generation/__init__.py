@@ -1,0 +1,1 @@
+"""From references and a prompt to a video."""

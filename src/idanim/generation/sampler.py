@@ -1,0 +1,114 @@
+"""Sampling: references and a prompt → a video, on diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from idanim.models.adapter import FaceAdapter
+from idanim.models.backbone import Backbone
+from idanim.models.encoder import ClipFaceEncoder
+from idanim.pictures import square
+from idanim.types import GeneratedClip, IdanimError, UInt8Array
+from idanim.video import to_float, to_uint8
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a video is sampled.
+
+    Attributes:
+        num_frames: frames.
+        height: pixels.
+        width: pixels.
+        num_inference_steps: denoising steps.
+        guidance_scale: weight of classifier-free guidance; 1 or less switches it off.
+        negative_prompt: what guidance leads away from.
+        fps: frames per second of the video.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str
+    fps: float
+
+
+class Sampler:
+    """Generates videos with a frozen backbone and a face adapter.
+
+    Args:
+        backbone: the text-to-video model.
+        encoder: describes reference pictures.
+        adapter: turns that into id tokens; the backbone is left with it attached.
+    """
+
+    def __init__(self, backbone: Backbone, encoder: ClipFaceEncoder, adapter: FaceAdapter) -> None:
+        self.backbone = backbone
+        self.encoder = encoder
+        self.adapter = adapter
+        self._pipeline = backbone.pipeline()
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        references: Sequence[UInt8Array],
+        prompt: str,
+        seed: int,
+        settings: SamplingSettings,
+        identity: str = "",
+    ) -> GeneratedClip:
+        """Generate one video; the same arguments give the same frames on a CPU.
+
+        Args:
+            references: face crops of one person, each [H, W, 3] uint8; none = the plain backbone.
+            prompt: what the video should show.
+            seed: of the initial noise.
+            settings: length, size and steps.
+            identity: the person's name, for the record.
+
+        Raises:
+            IdanimError: more frames than the backbone can make.
+        """
+        if not 1 <= settings.num_frames <= self.backbone.max_frames:
+            raise IdanimError(
+                f"num_frames={settings.num_frames}: this backbone makes 1 to {self.backbone.max_frames} frames"
+            )
+        context, negative = self.backbone.encode_text([prompt, settings.negative_prompt]).split(1)
+        if references:
+            tokens, null_tokens = self._id_tokens(references)
+            context = torch.cat([context, tokens.to(context)], dim=1)
+            negative = torch.cat([negative, null_tokens.to(negative)], dim=1)
+            self.adapter.attach(self.backbone)
+        else:
+            self.backbone.set_processors(None)
+        frames = self._pipeline(
+            prompt_embeds=context,
+            negative_prompt_embeds=negative,
+            num_frames=settings.num_frames,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        ).frames[0]
+        # The pipeline answers in [0, 1].
+        return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
+
+    def _id_tokens(self, references: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
+        """Id tokens of the person and of nobody, each [1, Q, D]."""
+        crops = np.stack([square(crop, self.encoder.image_size) for crop in references])
+        dtype = next(self.adapter.parameters()).dtype
+        features = self.encoder.encode(to_float(crops)[None].to(self.backbone.device))
+        return (
+            self.adapter.id_tokens(features.to(dtype)),
+            self.adapter.id_tokens(self.encoder.null_features().to(dtype)),
+        )

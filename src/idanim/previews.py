@@ -1,0 +1,119 @@
+"""Previews while training: generate a few videos, store them, measure how alike they are. Entry-point glue."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from idanim.assembly import sampling_settings
+from idanim.config import build
+from idanim.faces.engine import FaceEngine
+from idanim.files import write_bytes
+from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.models.encoder import ClipFaceEncoder
+from idanim.training.callbacks import data_of
+from idanim.training.module import AdapterTraining
+from idanim.types import ClipBatch, GeneratedClip, IdanimError, UInt8Array
+from idanim.video import encode_mp4, to_uint8
+
+log = logging.getLogger(__name__)
+
+
+class PreviewMaker:
+    """Generates the persons × prompts of a preview and scores them.
+
+    Args:
+        num_identities: how many persons, of the validation clips where there are any.
+        prompts: what to show.
+        seed: of the initial noise.
+        settings: length, size and steps.
+        faces: finds and embeds faces; None = no similarity.
+        folder: videos go to `<folder>/step_<n>/`.
+        loggers: W&B gets the videos.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        prompts: Sequence[str],
+        seed: int,
+        settings: SamplingSettings,
+        faces: FaceEngine | None,
+        folder: Path,
+        loggers: Sequence[Logger],
+    ) -> None:
+        self.num_identities = num_identities
+        self.prompts = prompts
+        self.seed = seed
+        self.settings = settings
+        self.faces = faces
+        self.folder = folder
+        self.loggers = loggers
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], output: Path, loggers: Sequence[Logger]) -> PreviewMaker:
+        """Build from a training configuration; without a usable face engine it warns and leaves out similarity."""
+        try:
+            faces = build(config["faces"])
+        except IdanimError as error:
+            log.warning("previews are made without face similarity: %s", error)
+            faces = None
+        return cls(
+            **config["previews"],
+            settings=sampling_settings(config),
+            faces=faces,
+            folder=output / "previews",
+            loggers=loggers,
+        )
+
+    def __call__(self, module: AdapterTraining, step: int) -> dict[str, float]:
+        """Generate with the averaged adapter; returns the figures to log."""
+        assert isinstance(module.encoder, ClipFaceEncoder)
+        batch = self._batch(module)
+        paths, similarities = [], []
+        with module.averaged_adapter() as adapter:
+            sampler = Sampler(module.backbone, module.encoder, adapter)
+            for identity, references in zip(batch.identities, batch.references, strict=True):
+                crops = list(to_uint8(references))
+                for number, prompt in enumerate(self.prompts):
+                    clip = sampler.generate(crops, prompt, self.seed, self.settings, identity)
+                    path = self.folder / f"step_{step:06d}" / f"{identity}_{number}.mp4"
+                    write_bytes(path, encode_mp4(clip.frames, clip.fps))
+                    paths.append((path, f"{identity}: {prompt}"))
+                    if self.faces is not None:
+                        similarities.append(clip_similarity(self.faces, crops, clip))
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_video("previews", [str(p) for p, _ in paths], step=step, caption=[c for _, c in paths])
+        known = [value for value in similarities if value is not None]
+        return {"preview/face_similarity": float(np.mean(known))} if known else {}
+
+    def _batch(self, module: AdapterTraining) -> ClipBatch:
+        data = data_of(module.trainer)
+        try:
+            return data.reference_batch("val", self.num_identities)
+        except IdanimError:  # no validation clips
+            return data.reference_batch("train", self.num_identities)
+
+
+def clip_similarity(faces: FaceEngine, references: Sequence[UInt8Array], clip: GeneratedClip) -> float | None:
+    """Mean cosine of every second frame's largest face to the mean reference vector; a frame without face is 0.
+
+    Returns:
+        None when no reference shows a face to compare with.
+    """
+    vectors = [faces.embed(crop, found[0]) for crop in references if (found := faces.detect(crop))]
+    if not vectors:
+        return None
+    reference = np.mean(vectors, axis=0)
+    reference /= np.linalg.norm(reference)
+    scores = []
+    for frame in clip.frames[::2]:
+        found = faces.detect(frame)
+        scores.append(float(faces.embed(frame, found[0]) @ reference) if found else 0.0)
+    return float(np.mean(scores))

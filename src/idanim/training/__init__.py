@@ -1,0 +1,1 @@
+"""The training objective, the LightningModule and its callbacks."""

@@ -1,0 +1,159 @@
+"""What happens beside the training steps: figures, previews, the adapter file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from torch import Tensor
+
+from idanim.models.checkpoint import write_adapter
+from idanim.training.module import AdapterTraining
+from idanim.types import ClipBatch
+
+Preview = Callable[[AdapterTraining, int], Mapping[str, float]]
+
+
+class ReferenceSource(Protocol):
+    """A data module that can show persons."""
+
+    def reference_batch(self, split: str, count: int) -> ClipBatch:
+        """One clip each of up to `count` persons of a split."""
+        ...
+
+
+def data_of(trainer: Trainer) -> ReferenceSource:
+    """The trainer's data module."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit, not declared
+
+
+class IdTokenShare(Callback):
+    """Logs `id_token_share`, the early warning that identity is not being learned.
+
+    Args:
+        every_n_steps: how often.
+        num_persons: how many persons of the training clips are compared.
+    """
+
+    def __init__(self, every_n_steps: int, num_persons: int = 16) -> None:
+        self.every_n_steps = every_n_steps
+        self.num_persons = num_persons
+        self.references: Tensor | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the persons, always the same ones."""
+        batch = data_of(trainer).reference_batch("train", self.num_persons)
+        self.references = batch.references if len(batch.identities) > 1 else None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Log at the interval and at the last step."""
+        assert isinstance(pl_module, AdapterTraining)
+        if self.references is not None and is_due(trainer, self.every_n_steps):
+            pl_module.log("id_token_share", pl_module.token_share(self.references), prog_bar=True)
+
+
+class Throughput(Callback):
+    """Logs `train/clips_per_s` over all devices, without forcing the device to synchronise.
+
+    Args:
+        clips_per_step: the global batch.
+        every_n_steps: how often.
+    """
+
+    def __init__(self, clips_per_step: int, every_n_steps: int) -> None:
+        self.clips_per_step = clips_per_step
+        self.every_n_steps = every_n_steps
+        self._since: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Log at the interval."""
+        now, step = time.perf_counter(), trainer.global_step
+        if self._since is None:  # the first step pays for start-up
+            self._since = now, step
+        elif step - self._since[1] >= self.every_n_steps:
+            rate = (step - self._since[1]) * self.clips_per_step / (now - self._since[0])
+            pl_module.log("train/clips_per_s", rate)
+            self._since = now, step
+
+
+class Previews(Callback):
+    """Generates videos at intervals and logs how much they look like their references.
+
+    Args:
+        preview: makes the videos of one step with the averaged adapter, stores them and returns figures.
+        every_n_steps: how often; the last step is always shown.
+    """
+
+    def __init__(self, preview: Preview, every_n_steps: int) -> None:
+        self.preview = preview
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Generate at the interval and at the last step, on the first device."""
+        assert isinstance(pl_module, AdapterTraining)
+        if is_due(trainer, self.every_n_steps) and trainer.is_global_zero:
+            figures = self.preview(pl_module, trainer.global_step)
+            pl_module.log_dict(dict(figures), rank_zero_only=True)
+
+
+class AdapterFile(Callback):
+    """When training ends, writes `adapter.safetensors`: the averaged adapter with its configuration.
+
+    Args:
+        output: the run folder.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last checkpoint and the adapter file."""
+        assert isinstance(pl_module, AdapterTraining)
+        trainer.save_checkpoint(self.output / "checkpoints" / "last.ckpt")
+        if trainer.is_global_zero:
+            write_adapter(
+                self.output / "adapter.safetensors", pl_module.ema.module.state_dict(), pl_module.stored_config
+            )
+
+
+def is_due(trainer: Trainer, every_n_steps: int) -> bool:
+    """Whether something that happens every so many optimiser steps, and at the end, happens now."""
+    stepped = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == (
+        trainer.accumulate_grad_batches - 1
+    )
+    step = trainer.global_step
+    return stepped and (step % every_n_steps == 0 or step == trainer.max_steps)
+
+
+def training_callbacks(
+    output: Path, every_n_steps: Mapping[str, int], clips_per_step: int, preview: Preview
+) -> list[Callback]:
+    """The callbacks of a training run.
+
+    Args:
+        output: the run folder.
+        every_n_steps: how often to log, checkpoint, preview and so on.
+        clips_per_step: the global batch.
+        preview: makes preview videos.
+    """
+    checkpoints = ModelCheckpoint(
+        output / "checkpoints",
+        filename="step_{step:06d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=every_n_steps["checkpoint"],
+        save_top_k=1,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return [
+        LearningRateMonitor("step"),
+        Throughput(clips_per_step, every_n_steps["log"]),
+        IdTokenShare(every_n_steps["id_token_share"]),
+        Previews(preview, every_n_steps["preview"]),
+        checkpoints,
+        AdapterFile(output),
+    ]

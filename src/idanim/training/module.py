@@ -1,0 +1,179 @@
+"""The LightningModule: a frozen backbone, a frozen face encoder and the adapter that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from idanim.models.adapter import FaceAdapter
+from idanim.models.backbone import Backbone
+from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
+from idanim.training.objective import denoising_loss, draw, id_token_share
+from idanim.types import ClipBatch
+
+
+class FaceEncoder(Protocol):
+    """A frozen encoder of reference pictures."""
+
+    def encode(self, references: Tensor) -> Tensor:
+        """[B, R, 3, S, S] in [-1, 1] → tokens [B, R, N, feature_dim]."""
+        ...
+
+    def null_features(self) -> Tensor:
+        """Tokens of "no face", [1, 1, N, feature_dim]."""
+        ...
+
+
+class AdapterTraining(LightningModule):
+    """Random reference training of a face adapter (paper §3.4).
+
+    Its state dict is the adapter's alone, in the official key layout: the backbone and the encoder never
+    go into a checkpoint.
+
+    Args:
+        backbone: frozen.
+        encoder: frozen.
+        adapter: trained.
+        optimizer: parameters → optimiser.
+        warmup_steps: steps over which the learning rate rises from zero.
+        null_image_prob: how often the face is dropped (0 in the paper).
+        ema_decay: of the moving average of the adapter; it warms up as (1 + n) / (10 + n).
+        stored_config: what goes into checkpoints as the configuration.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoder: FaceEncoder,
+        adapter: FaceAdapter,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        warmup_steps: int = 0,
+        null_image_prob: float = 0.0,
+        ema_decay: float = 0.999,
+        stored_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = encoder
+        self.adapter = adapter
+        self.make_optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.null_image_prob = null_image_prob
+        self.stored_config = stored_config or {}
+
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            decay = min(ema_decay, (1 + int(count)) / (10 + int(count)))
+            return torch.lerp(current, averaged, decay)
+
+        self.ema = AveragedModel(adapter, avg_fn=average)
+        self.ema.requires_grad_(False)
+        adapter.attach(backbone)
+
+    # ------------------------------------------------------------------------------------------- steps
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """One step of Eq. 3."""
+        loss = self._loss(self.adapter, batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _loss(self, adapter: FaceAdapter, batch: ClipBatch) -> Tensor:
+        drawn = draw(batch.seeds, batch.latents.shape[1:])
+        noise, time, null_image = (x.to(self.device) for x in drawn)
+        features = self.encoder.encode(batch.references)
+        if self.null_image_prob > 0:
+            is_null = (null_image < self.null_image_prob).view(-1, 1, 1, 1)
+            features = torch.where(is_null, self.encoder.null_features(), features)
+        tokens = adapter.id_tokens(features.to(self.adapter_dtype))
+        text = self.backbone.encode_text(batch.captions)
+        context = torch.cat([text, tokens.to(text.dtype)], dim=1)
+        diffused = self.backbone.diffuse(batch.latents, noise, time)
+        prediction = self.backbone.predict(diffused.latents, diffused.timesteps, context)
+        return denoising_loss(prediction, diffused.target)
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """Type of the trained weights."""
+        return next(self.adapter.parameters()).dtype
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """The loss of the averaged adapter on a fixed list of clips with fixed noise."""
+        with self.averaged_adapter() as adapter:
+            loss = self._loss(adapter, batch)
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
+
+    @torch.no_grad()
+    def token_share(self, references: Tensor) -> Tensor:
+        """`id_token_share` of the adapter for references [B, R, 3, S, S] of B different persons."""
+        features = self.encoder.encode(references.to(self.device))
+        return id_token_share(self.adapter.id_tokens(features.to(self.adapter_dtype)))
+
+    @contextmanager
+    def averaged_adapter(self) -> Iterator[FaceAdapter]:
+        """Attach the moving average instead of the weights in training."""
+        averaged: FaceAdapter = self.ema.module
+        averaged.attach(self.backbone)
+        try:
+            yield averaged
+        finally:
+            self.adapter.attach(self.backbone)
+
+    # --------------------------------------------------------------------------------------- optimiser
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser over the adapter alone, with a linear warm-up."""
+        optimizer = self.make_optimizer(self.adapter.parameters())
+        warmup = max(1, self.warmup_steps)
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm before clipping."""
+        gradients = [p.grad for p in self.adapter.parameters() if p.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then take the new weights into the moving average."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update_parameters(self.adapter)
+
+    def train(self, mode: bool = True) -> AdapterTraining:
+        """The frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.backbone, self.encoder):
+            if isinstance(frozen, nn.Module):
+                frozen.eval()
+        return self
+
+    # ------------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The adapter's tensors by official key names."""
+        return self.adapter.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load the adapter's tensors; they must fit exactly.
+
+        Raises:
+            IdanimError: names the keys that do not fit.
+        """
+        load_strictly(self.adapter, state_dict, "the checkpoint")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the moving average and the configuration."""
+        checkpoint[EMA_KEY] = self.ema.module.state_dict()
+        checkpoint["ema_updates"] = int(self.ema.n_averaged)
+        checkpoint[CONFIG_KEY] = self.stored_config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the moving average."""
+        load_strictly(self.ema.module, checkpoint[EMA_KEY], "the checkpoint's moving average")
+        self.ema.n_averaged.fill_(checkpoint["ema_updates"])

@@ -1,0 +1,64 @@
+"""The training objective as pure functions (paper Eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """The randomness of a training step, drawn for each sample from its own seed.
+
+    Attributes:
+        noise: [B, C, F, h, w] standard normal.
+        time: [B] uniform in [0, 1).
+        null_image: [B] uniform in [0, 1), compared with the probability of dropping the face.
+    """
+
+    noise: Tensor
+    time: Tensor
+    null_image: Tensor
+
+
+def draw(seeds: Tensor, shape: Sequence[int]) -> Draw:
+    """Noise and times that depend on nothing but the samples' seeds.
+
+    Args:
+        seeds: [B] int64.
+        shape: of one sample's latents, (C, F, h, w).
+
+    Returns:
+        Tensors on the CPU, so that every device trains on the same numbers.
+    """
+    noise, uniform = [], []
+    for seed in seeds.tolist():
+        generator = torch.Generator().manual_seed(seed)
+        uniform.append(torch.rand(2, generator=generator))
+        noise.append(torch.randn(tuple(shape), generator=generator))
+    times = torch.stack(uniform)
+    return Draw(torch.stack(noise), times[:, 0], times[:, 1])
+
+
+def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of the prediction, taken in float32 (Eq. 3). Scalar, lower is better."""
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def id_token_share(tokens: Tensor) -> Tensor:
+    """How much of the id tokens' power differs between persons.
+
+    The variance over persons divided by the mean square, both summed over tokens and channels. Near 0 all
+    persons give the same tokens: identity is not being learned, whatever the loss does.
+
+    Args:
+        tokens: [B, Q, D] id tokens of B different persons.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    tokens = tokens.float()
+    return tokens.var(dim=0, correction=0).sum() / tokens.square().mean(dim=0).sum()

@@ -1,0 +1,289 @@
+"""The stages one by one, and the whole chain on single videos."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from square_faces import draw, person, write_mp4
+
+from idanim.config import CONF_DIR
+from idanim.curate import make_curator
+from idanim.curation.captions import read_sidecar
+from idanim.curation.chance import place, rng_for
+from idanim.curation.cut import Clip, square_crop
+from idanim.curation.decision import RejectedError
+from idanim.curation.face_pool import Cutout, FaceDraw
+from idanim.curation.link import Linker
+from idanim.curation.pack import Packing
+from idanim.curation.results import ClipEntry
+from idanim.curation.scan import FrameSampling, SampledFrame, Scan
+from idanim.curation.sources import IdentityNames, SourceVideo, clip_key, find_videos
+from idanim.data.sample import from_members, to_members
+from idanim.faces.align import ARCFACE_TEMPLATE
+from idanim.pictures import decode_picture
+from idanim.types import Face, IdanimError
+from idanim.video import VideoInfo, read_frames
+
+
+@pytest.fixture
+def curator():
+    """A curator with the program's own settings, but square faces and small clips."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "curate.yaml"))
+    config["faces"] = {"_target_": "square_faces.SquareFaces"}
+    config["clip"]["size"] = 32
+    config["filter"]["min_face_px"] = 12
+    return make_curator(config)
+
+
+def video_at(path):
+    return SourceVideo(path, path.name, clip_key(path.name))
+
+
+def face_at(left, top, size=20.0):
+    return Face((left, top, left + size, top + size), np.zeros((5, 2), np.float32), 0.9)
+
+
+def scan_of(counts, stride=10, num_frames=None, width=100, height=100):
+    samples = tuple(SampledFrame(i * stride, (face_at(40, 40),) * n) for i, n in enumerate(counts))
+    return Scan(VideoInfo(width, height, 25.0, 0), num_frames or len(counts) * stride, samples)
+
+
+def reason(call, *arguments):
+    with pytest.raises(RejectedError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+class TestSources:
+    def test_keys_are_plain_stable_and_different(self):
+        assert clip_key("person_00__0.mp4") == "person_00__0"
+        names = ["a b.mp4", "a_b.mp4", "a.b.mp4", "a/b.mp4", "a.mov", "a.mp4", "é.mp4", "人.mp4", "x" * 300 + ".mp4"]
+        keys = [clip_key(name) for name in names]
+        assert len(set(keys)) == len(names)
+        for key in keys:
+            assert len(key) <= 80
+            assert all(c.isascii() and (c.isalnum() or c in "_-") for c in key)
+
+    def test_finds_videos_by_ending_in_subfolders_and_no_others(self, tmp_path):
+        for name in ("b.MP4", "sub/a.mov", "notes.txt", ".hidden.mp4", "sub/.git/x.mp4", "c.jpg"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert [video.name for video in find_videos(tmp_path)] == ["b.MP4", "sub/a.mov"]
+
+    def test_folders_without_videos(self, tmp_path):
+        with pytest.raises(IdanimError, match="no such folder"):
+            find_videos(tmp_path / "gone")
+        with pytest.raises(IdanimError, match="it is empty"):
+            find_videos(tmp_path)
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(IdanimError, match="none of its 1 files is a video"):
+            find_videos(tmp_path)
+        with pytest.raises(IdanimError, match="is a file"):
+            find_videos(tmp_path / "notes.txt")
+
+    def test_identity_from_the_name(self, tmp_path):
+        names = IdentityNames("^(.+?)__")
+        assert names.of(SourceVideo(tmp_path / "anna__3.mp4", "anna__3.mp4", "k")) == "anna"
+        assert names.of(SourceVideo(tmp_path / "film.mp4", "one/film.mp4", "k")) == "one/film"
+        assert IdentityNames("^([^/]+)/").of(SourceVideo(tmp_path / "x.mp4", "anna/x.mp4", "k")) == "anna"
+
+    @pytest.mark.parametrize("pattern", ["(", "abc"])
+    def test_bad_identity_patterns(self, pattern):
+        with pytest.raises(IdanimError, match=r"identity\.pattern"):
+            IdentityNames(pattern)
+
+    def test_version_follows_file_and_sidecars(self, tmp_path):
+        video = video_at(tmp_path / "a.mp4")
+        video.path.write_bytes(b"1")
+        first = video.version()
+        (tmp_path / "a.txt").write_text("a man")
+        second = video.version()
+        (tmp_path / "a.txt").write_text("a boy")
+        third = video.version()
+        video.path.write_bytes(b"12")
+        assert len({first, second, third, video.version()}) == 4
+
+
+class TestCaptions:
+    def test_json_and_text(self, tmp_path):
+        (tmp_path / "a.txt").write_text("\ufeffA man\n in a hat ", encoding="utf-8")
+        assert read_sidecar(video_at(tmp_path / "a.mp4")).captions == {"unified": "A man in a hat"}
+        (tmp_path / "a.json").write_text(json.dumps({"action": "walks", "identity": "Jo", "likes": 3}))
+        sidecar = read_sidecar(video_at(tmp_path / "a.mp4"))
+        assert sidecar.captions == {"action": "walks", "unified": "A man in a hat"}
+        assert sidecar.identity == "Jo"
+
+    @pytest.mark.parametrize("content", ["{", "[1]", '{"unified": 3}', '{"identity": ["x"]}'])
+    def test_a_sidecar_that_can_not_be_used(self, tmp_path, content):
+        (tmp_path / "a.json").write_text(content)
+        assert reason(read_sidecar, video_at(tmp_path / "a.mp4")).reason == "bad_sidecar"
+
+    def test_text_of_another_encoding(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes("naïve".encode("latin-1"))
+        assert reason(read_sidecar, video_at(tmp_path / "a.mp4")).reason == "bad_sidecar"
+
+
+class TestSampling:
+    @pytest.mark.parametrize(
+        ("fps", "num_frames", "stride"),
+        [(25, 250, 12), (30, 300, 15), (25, 16, 1), (25, 36, 3), (1, 100, 1), (25, 0, 12), (240, 4800, 120)],
+    )
+    def test_stride(self, fps, num_frames, stride):
+        assert FrameSampling(2.0, 12).stride(VideoInfo(64, 64, fps, num_frames)) == stride
+
+
+class TestFaceDraw:
+    def test_each_frame_is_equally_likely_and_none_is_drawn_twice(self):
+        hits = np.zeros(10)
+        picture = draw()
+        face = Face((36, 36, 60, 60), (ARCFACE_TEMPLATE * 24 / 112 + 36).astype(np.float32), 0.9)
+        for seed in range(400):
+            faces = FaceDraw(3, np.random.default_rng(seed))
+            for frame in range(10):
+                faces.offer(frame, picture, face)
+            drawn = [cutout.frame for cutout in faces.drawn()]
+            assert len(set(drawn)) == 3
+            hits[drawn] += 1
+        assert np.abs(hits - 120).max() < 35  # 3.8 standard deviations
+
+    def test_a_cutout_keeps_pixels_and_place(self):
+        picture = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+        face = Face((60, 10, 80, 40), np.full((5, 2), [70, 20], np.float32), 0.9)
+        cutout = Cutout.take(3, picture, face)
+        x, y = (int(v) for v in cutout.local_face.landmarks[0])
+        np.testing.assert_array_equal(cutout.rgb[y, x], picture[20, 70])
+        assert cutout.rgb.shape[0] < 80
+
+
+class TestCut:
+    @pytest.mark.parametrize(
+        ("counts", "expected"),
+        [
+            ([1] * 10, (0, 64)),
+            ([2, 1, 1, 1, 1], (10, 40)),  # to the end of the video
+            ([1, 1, 1, 2, 1, 1], (0, 21)),  # to the last frame that was looked at
+            ([1, 0, 1, 1, 0, 1, 1, 1, 2], (50, 21)),
+        ],
+    )
+    def test_span(self, counts, expected):
+        assert Clip(16, 64, 32).choose_span(scan_of(counts)) == expected
+
+    def test_no_span(self):
+        error = reason(Clip(16, 64, 32).choose_span, scan_of([1, 2, 1, 1, 0, 1, 0]))
+        assert (error.reason, error.measured, error.threshold) == ("no_single_face_span", 11, 16)
+
+    def test_crop_is_central_unless_the_face_is_elsewhere(self):
+        assert square_crop(200, 100, [face_at(90, 40)]) == (50, 0, 150, 100)
+        assert square_crop(100, 201, []) == (0, 50, 100, 150)
+        assert square_crop(200, 100, [face_at(10, 40)]) == (10, 0, 110, 100)
+        assert square_crop(100, 200, [face_at(40, 175)]) == (0, 95, 100, 195)
+        assert square_crop(100, 200, [face_at(40, -5)]) == (0, 0, 100, 100)
+        assert square_crop(100, 200, [face_at(40, 5), face_at(40, 165)]) == (0, 45, 100, 145)
+
+    @pytest.mark.parametrize("settings", [(16, 64, 33), (16, 8, 32), (0, 8, 32)])
+    def test_settings_that_make_no_clip(self, settings):
+        with pytest.raises(IdanimError, match=r"clip\."):
+            Clip(*settings)
+
+
+class TestLinks:
+    ENTRIES = tuple(ClipEntry(f"p{p}__{c}", f"p{p}", 100, dict.fromkeys(range(5), 10)) for p in range(2) for c in "abc")
+
+    def test_faces_of_the_other_clips_of_the_person_only(self):
+        links = Linker(20, 0).choose(self.ENTRIES)
+        assert links["p0__b"] == [("p0__a", (0, 1, 2, 3, 4)), ("p0__c", (0, 1, 2, 3, 4))]
+
+    def test_the_number_is_bounded_and_does_not_depend_on_order(self):
+        links = Linker(4, 0).choose(self.ENTRIES)
+        assert all(sum(len(indices) for _, indices in choice) == 4 for choice in links.values())
+        assert Linker(4, 0).choose(self.ENTRIES[::-1]) == links
+        assert Linker(4, 1).choose(self.ENTRIES) != links
+
+
+class TestPacking:
+    def test_validation_people(self):
+        names = [f"person {i}" for i in range(1000)]
+        chosen = Packing(10, 10, 0.1, 0).validation_people(names)
+        assert 70 < len(chosen) < 130
+        assert Packing(10, 10, 0.1, 0).validation_people(names[:500]) == chosen & set(names[:500])
+        assert Packing(10, 10, 0.0, 0).validation_people(names) == set()
+        assert Packing(10, 10, 0.5, 0).validation_people(["a"]) == set()
+        for fraction in (0.0001, 0.9999):
+            assert len(Packing(10, 10, fraction, 0).validation_people("ab")) == 1
+
+    def test_shards_are_bounded_by_count_and_size(self):
+        entries = [ClipEntry(f"c{i}", f"p{i}", 400_000, {}) for i in range(10)]
+        links = {entry.key: [] for entry in entries}
+        by_count = Packing(3, 100, 0.0, 0).plan(entries, links)
+        assert [len(plan.keys) for plan in by_count] == [3, 3, 3, 1]
+        by_size = Packing(100, 1, 0.0, 0).plan(entries, links)
+        assert [len(plan.keys) for plan in by_size] == [2] * 5
+        assert [plan.name for plan in by_size][:2] == ["train-000000.tar", "train-000001.tar"]
+        assert len(Packing(100, 0.1, 0.0, 0).plan(entries, links)) == 10
+
+
+def test_chance_depends_on_seed_and_name_only():
+    assert rng_for(0, "a").random() == rng_for(0, "a").random()
+    assert len({rng_for(seed, name).random() for seed in (0, 1) for name in "ab"}) == 4
+    assert len({place(seed, name) for seed in (0, 1) for name in "ab"}) == 4
+
+
+class TestCurator:
+    def test_a_good_video(self, tmp_path, curator):
+        frames = person(100)
+        sample = curator.curate(video_at(write_mp4(tmp_path / "anna__0.mp4", frames)))
+        meta = sample.meta
+        assert (meta.key, meta.identity, meta.num_frames, meta.fps) == ("anna__0", "anna", 64, 25.0)
+        assert read_frames(sample.video).shape == (64, 32, 32, 3)
+        assert [face.role for face in meta.faces] == ["pool"] * 5 + ["first_frame"]
+        assert meta.faces[-1].frame == meta.start_frame == 0
+        assert all(face.clip == "anna__0" for face in meta.faces)
+        first = decode_picture(sample.first_frame, "first frame").astype(int)
+        assert np.abs(first - read_frames(sample.video)[0]).mean() < 8
+        # a face of 24 px is stored with 24 px: not magnified
+        assert {decode_picture(face, "face").shape[0] for face in sample.faces} <= set(range(22, 27))
+        back = from_members(to_members(sample))
+        assert back == sample
+
+    def test_the_pool_holds_frames_with_one_face_only(self, tmp_path, curator):
+        curator = dataclasses.replace(
+            curator, face_filter=dataclasses.replace(curator.face_filter, max_several_faces_share=0.5)
+        )
+        frames = person(120)
+        frames[60:100] = draw(("red", "green"), x=20)
+        sample = curator.curate(video_at(write_mp4(tmp_path / "a.mp4", frames)))
+        assert len({face.frame for face in sample.meta.faces[:5]}) == 5
+        assert not any(60 <= face.frame < 100 for face in sample.meta.faces)
+
+    @pytest.mark.parametrize(
+        ("frames", "expected"),
+        [
+            (person(15), "too_short"),
+            (np.stack([draw(("red", "blue"))] * 30), "several_faces"),
+            (np.stack([draw(())] * 30), "no_face"),
+            (person(30, size=8), "face_too_small"),
+            (np.concatenate([person(20), np.stack([draw(())] * 20)]), "no_face"),
+            (np.concatenate([np.stack([draw(())] * 20), person(100), np.stack([draw(("red", "blue"))] * 60)]),
+             "several_faces"),
+        ],
+    )  # fmt: skip
+    def test_named_reasons(self, tmp_path, curator, frames, expected):
+        error = reason(curator.curate, video_at(write_mp4(tmp_path / "a.mp4", frames)))
+        assert error.reason == expected
+        assert error.measured is not None
+        assert error.threshold is not None
+
+    def test_sixteen_frames_are_enough(self, tmp_path, curator):
+        sample = curator.curate(video_at(write_mp4(tmp_path / "a.mp4", person(16))))
+        assert sample.meta.num_frames == 16
+
+    def test_the_draw_follows_the_seed(self, tmp_path, curator):
+        video = video_at(write_mp4(tmp_path / "a.mp4", person(200)))
+
+        def pool(seed):
+            return [face.frame for face in dataclasses.replace(curator, seed=seed).curate(video).meta.faces]
+
+        assert pool(0) == pool(0)
+        assert pool(0) != pool(1)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+from conftest import make_sample, make_shards
+
+from idanim.data.sample import from_members, to_members
+from idanim.data.shards import ShardIndex, find_shards, write_shard
+from idanim.types import IdanimError
+
+
+def test_sample_survives_the_round_trip_through_a_shard(tmp_path: Path) -> None:
+    samples = [make_sample(p, num_clips=2) for p in range(3)]
+    path = tmp_path / "train-000000.tar"
+    assert write_shard(path, samples) == 3
+    index = ShardIndex.scan(path)
+    assert [from_members(index.read(key)) for key in index.keys] == samples
+
+
+def test_webdataset_reads_the_same_samples(tmp_path: Path) -> None:
+    samples = [make_sample(p) for p in range(2)]
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, samples)
+    stream = webdataset.WebDataset(str(path), shardshuffle=False)
+    assert [from_members(members) for members in stream] == samples
+
+
+def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("train-000000.tar", "train-000001.tar"):
+        write_shard(tmp_path / name, [make_sample(1), make_sample(2)])
+    assert (tmp_path / "train-000000.tar").read_bytes() == (tmp_path / "train-000001.tar").read_bytes()
+
+
+def test_splits_are_told_by_name(tmp_path: Path) -> None:
+    make_shards(tmp_path, persons=3, clips=2, per_shard=2, val=1)
+    assert [p.name for p in find_shards(str(tmp_path), "val")] == ["val-000000.tar"]
+    assert len(find_shards(str(tmp_path), "train")) == 3
+    (tmp_path / "train-000000.tar").rename(tmp_path / "somebody elses.tar")
+    assert len(find_shards(str(tmp_path), "train")) == 3
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(IdanimError, match="no such folder"):
+        find_shards(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(IdanimError, match=r"idanim\.curate"):
+        find_shards(str(tmp_path), "train")
+
+
+def test_cut_tar_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, [make_sample(1)])
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(IdanimError, match=r"train-000000\.tar"):
+        ShardIndex.scan(path)
+    path.write_bytes(b"not a tar" * 100)
+    with pytest.raises(IdanimError, match="not a readable tar"):
+        ShardIndex.scan(path)
+
+
+def test_disk_full_leaves_the_old_shard(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, [make_sample(1)])
+    before = path.read_bytes()
+
+    def failing():
+        yield make_sample(2)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_shard(path, failing())
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("member", ["json", "mp4", "frame.jpg", "face.2.jpg"])
+def test_missing_member_is_named(member: str) -> None:
+    members = to_members(make_sample(1))
+    del members[member]
+    with pytest.raises(IdanimError, match=member):
+        from_members(members)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"identity": None, "unknown": 1}, "unknown"),
+        ({"captions": {}}, "no caption"),
+        ({"faces": [{"box": 1}]}, "face 0"),
+    ],
+)
+def test_wrong_json_is_named(change: dict, message: str) -> None:
+    members = to_members(make_sample(1))
+    members["json"] = json.dumps(json.loads(members["json"]) | change).encode()
+    with pytest.raises(IdanimError, match=message):
+        from_members(members)
+
+
+def test_duplicate_member_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    with tarfile.open(path, "w") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("a.json"))
+    with pytest.raises(IdanimError, match="two members"):
+        ShardIndex.scan(path)

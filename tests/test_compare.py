@@ -1,0 +1,119 @@
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idanim.compare import comparison_table, main, read_comparison
+from idanim.types import IdanimError
+
+
+def job(folder, overrides, summary, evaluation=None):
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {line}\n" for line in overrides))
+    if summary is not None:
+        (folder / "metrics.json").write_text(json.dumps({"summary": summary}))
+    if evaluation is not None:
+        (folder / "evaluation" / ".hydra").mkdir(parents=True)
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps({"summary": evaluation}))
+
+
+def figure(mean, low=None, high=None, n=4):
+    return {"mean": mean, "low": low, "high": high, "n": n}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Four complete jobs, one in a nested folder, and four that are not."""
+    folder = tmp_path / "my sweep"
+    job(folder / "s=0.5,r=random", ["adapter.scale=0.5", "reference=random", "seed=0"], {"loss": 0.5})
+    job(
+        folder / "s=1.0,r=random",
+        ["adapter.scale=1.0", "reference=random", "seed=0"],
+        {"loss": 0.4, "face_similarity": figure(0.25, 0.1, 0.4), "motion": figure(None, n=0)},
+        evaluation={"face_similarity": figure(0.3, 0.2, 0.4)},
+    )
+    job(folder / "ckpt=a" / "b", ["adapter.scale=1.0", "reference=first_frame", "seed=0"], {"loss": 0.3})
+    job(folder / "default", ["reference=random", "seed=0"], {"loss": 0.6})
+    job(folder / "dead", ["adapter.scale=2.0"], None)
+    job(folder / "torn", ["adapter.scale=3.0"], {})
+    (folder / "torn" / "metrics.json").write_text('{"summary": {"lo')
+    job(folder / "nan", ["adapter.scale=4.0"], {"loss": float("nan")})
+    (folder / "empty").mkdir()
+    (folder / ".cache").mkdir()
+    return folder
+
+
+def test_jobs_are_found_with_what_varies(sweep):
+    comparison = read_comparison(sweep)
+    assert [j.name for j in comparison.jobs] == ["ckpt=a/b", "default", "s=0.5,r=random", "s=1.0,r=random"]
+    assert comparison.varied == ["adapter.scale", "reference"]
+    assert comparison.metrics == ["loss", "face_similarity", "motion", "eval/face_similarity"]
+
+
+def test_incomplete_jobs_are_listed_with_what_is_missing(sweep):
+    incomplete = read_comparison(sweep).incomplete
+    assert sorted(incomplete) == ["dead", "empty", "nan", "torn"]
+    assert incomplete["dead"] == "no metrics.json (the job did not finish)"
+    assert "overrides.yaml and no metrics.json" in incomplete["empty"]
+    assert "metrics.json can't be read" in incomplete["torn"]
+    assert "loss is nan, expected a finite number" in incomplete["nan"]
+
+
+def test_table_has_a_row_a_job(sweep):
+    lines = comparison_table(read_comparison(sweep)).text().splitlines()
+    assert lines[0].split() == ["adapter.scale", "reference", *read_comparison(sweep).metrics]
+        "adapter.scale",
+        "reference",
+        "loss",
+        "face_similarity",
+        "motion",
+        "eval/face_similarity",
+    ]
+    assert lines[5].split() == ["1.0", "random", "0.4", "0.25", "[0.1,", "0.4]", "–", "0.3", "[0.2,", "0.4]"]
+    assert lines[3].split()[:2] == ["(default)", "random"]
+
+
+def test_program_prints_and_writes(sweep, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", str(sweep)])
+    main()
+    printed = capsys.readouterr().out
+    assert "adapter.scale" in printed
+    assert "left out: dead: no metrics.json" in printed
+    with (sweep / "comparison.csv").open(newline="") as stream:
+        rows = {row["job"]: row for row in csv.DictReader(stream)}
+    assert rows["s=1.0,r=random"]["eval/face_similarity_high"] == "0.4"
+    assert rows["default"]["face_similarity"] == ""
+    content = json.loads((sweep / "comparison.json").read_text())
+    assert content["jobs"][3]["metrics"]["face_similarity"] == figure(0.25, 0.1, 0.4)
+    assert set(content["incomplete"]) == {"dead", "empty", "nan", "torn"}
+    assert np.array(Image.open(sweep / "comparison.png")).std() > 5
+    assert [p.name for p in tmp_path.iterdir()] == ["my sweep"]
+
+
+def test_compared_folder_can_be_compared_again(sweep, monkeypatch):
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["compare", f"input={sweep}"])
+        main()
+    assert len(read_comparison(sweep).jobs) == 4
+
+
+def test_one_job_alone_goes_by_its_name(tmp_path):
+    job(tmp_path / "only", ["seed=0"], {"loss": 1.0})
+    assert comparison_table(read_comparison(tmp_path)).text().splitlines()[-1].split() == ["only", "1"]
+
+
+def test_nothing_to_compare_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(IdanimError, match="no folder below it holds a job"):
+        read_comparison(tmp_path)
+    job(tmp_path / "sweep" / "dead", [], None)
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "sweep")])
+    with pytest.raises(SystemExit, match="none of the 1 jobs is complete"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "typo")])
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        main()
+    assert not (tmp_path / "typo").exists()

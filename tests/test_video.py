@@ -1,0 +1,197 @@
+"""Video files: what is written comes back, and what can't be read says why."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from idanim.video import (
+    GOP_FRAMES,
+    UnreadableVideoError,
+    VideoReader,
+    decode,
+    encode_mp4,
+    probe,
+    read_frames,
+    to_float,
+    to_uint8,
+)
+
+
+def numbered_frames(num_frames, height=48, width=64):
+    """Frames that tell their own index by their brightness, with a red upper-left corner."""
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
+    frames[:] = (np.arange(num_frames) * 5 % 250)[:, None, None, None]
+    frames[:, : height // 3, : width // 4] = (255, 0, 0)
+    return frames
+
+
+def brightness(rgb):
+    return int(rgb[-8:, -8:].mean())
+
+
+def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", pts=None, rotation=None, fps=25):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for i, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_sound(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def reason_of(source):
+    with pytest.raises(UnreadableVideoError) as caught:
+        for _ in decode(source):
+            pass
+    return caught.value.reason
+
+
+class TestRange:
+    def test_every_level_survives_the_round_trip(self):
+        levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+        pixels = to_float(levels)
+        assert pixels.shape == (1, 3, 16, 16)
+        assert pixels.dtype == torch.float32
+        assert pixels.min() == -1
+        assert pixels.max() == 1
+        np.testing.assert_array_equal(to_uint8(pixels), levels)
+
+    def test_values_outside_the_range_are_clipped(self):
+        assert to_uint8(torch.full((3, 2, 2), 7.0)).max() == 255
+        assert to_uint8(torch.full((3, 2, 2), -7.0)).min() == 0
+
+    def test_half_precision_keeps_neighbouring_levels_apart_within_one(self):
+        levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+        back = to_uint8(to_float(levels).bfloat16()).astype(int)
+        assert np.abs(back - levels).max() <= 1
+
+    @pytest.mark.parametrize("wrong", [np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32)])
+    def test_other_layouts_are_refused(self, wrong):
+        with pytest.raises(ValueError, match="expected uint8"):
+            to_float(wrong)
+
+
+class TestWriting:
+    def test_frames_come_back(self):
+        frames = numbered_frames(20)
+        content = encode_mp4(frames, 25)
+        back = read_frames(content)
+        assert back.shape == frames.shape
+        assert np.abs(back.astype(int) - frames).mean() < 2
+        info = probe(content)
+        assert (info.width, info.height, info.fps, info.num_frames) == (64, 48, 25.0, 20)
+
+    def test_the_same_frames_give_the_same_bytes(self):
+        frames = numbered_frames(20)
+        assert encode_mp4(frames, 29.97) == encode_mp4(frames, 29.97)
+
+    def test_key_frames_are_close_and_the_index_is_in_front(self):
+        content = encode_mp4(np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8), 25)
+        assert 0 < content.find(b"moov") < content.find(b"mdat")
+        with av.open(io.BytesIO(content)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        gaps = np.diff([i for i, packet in enumerate(packets) if packet.is_keyframe])
+        assert gaps.max() <= GOP_FRAMES
+
+    @pytest.mark.parametrize("shape", [(4, 33, 32, 3), (4, 32, 33, 3), (0, 32, 32, 3), (4, 32, 32), (4, 32, 32, 4)])
+    def test_what_h264_can_not_hold_is_refused(self, shape):
+        with pytest.raises(ValueError, match=r"got|even sizes"):
+            encode_mp4(np.zeros(shape, np.uint8), 25)
+
+
+class TestReading:
+    def test_wanted_frames_only_and_in_order(self):
+        content = encode_mp4(numbered_frames(30), 25)
+        found = [(index, brightness(rgb)) for index, rgb in decode(content, [0, 7, 8, 29])]
+        assert [index for index, _ in found] == [0, 7, 8, 29]
+        np.testing.assert_allclose([level for _, level in found], [0, 35, 40, 145], atol=2)
+
+    def test_reading_stops_behind_the_last_wanted_frame(self):
+        with VideoReader(encode_mp4(numbered_frames(30), 25)) as reader:
+            assert [index for index, _ in reader.read([0, 4])] == [0, 4]
+            assert reader.num_decoded == 5
+
+    def test_endless_indices_read_to_the_end(self):
+        with VideoReader(encode_mp4(numbered_frames(30), 25)) as reader:
+            assert [index for index, _ in reader.read(range(0, 10**9, 12))] == [0, 12, 24]
+            assert reader.num_decoded == 30
+
+    def test_missing_frames_are_an_error_where_an_array_is_asked_for(self):
+        with pytest.raises(UnreadableVideoError, match="1 of the wanted frames"):
+            read_frames(encode_mp4(numbered_frames(5), 25), [4, 5])
+
+    def test_odd_sizes(self, tmp_path):
+        frames = numbered_frames(4, 47, 65)
+        path = write_video(tmp_path / "odd.mkv", frames, "ffv1", "bgr0")
+        np.testing.assert_array_equal(read_frames(path), frames)
+
+    @pytest.mark.parametrize(("rotation", "corner"), [(90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))])
+    def test_rotation_metadata_is_applied(self, tmp_path, rotation, corner):
+        path = write_video(tmp_path / "turned.mp4", numbered_frames(4), rotation=rotation)
+        rgb = read_frames(path)[0]
+        info = probe(path)
+        assert rgb.shape[:2] == (info.height, info.width) == ((64, 48) if rotation != 180 else (48, 64))
+        row, column = corner
+        assert rgb[row * 4 if row else 3, column * 4 if column else 3, 0] > 200
+
+    def test_variable_frame_rate_goes_by_frame_order(self, tmp_path):
+        pts = np.cumsum([0, 10, 200, 20, 20, 400, 15, 15, 90, 10]).tolist()
+        path = write_video(tmp_path / "vfr.mkv", numbered_frames(10), pts=pts)
+        found = [(index, brightness(rgb)) for index, rgb in decode(path, [0, 3, 9])]
+        np.testing.assert_allclose(found, [(0, 0), (3, 15), (9, 45)], atol=2)
+
+
+class TestUnreadable:
+    def test_text_with_a_video_name(self, tmp_path):
+        path = tmp_path / "notes.mp4"
+        path.write_text("not a video at all\n" * 100)
+        assert reason_of(path) == "not_a_video"
+
+    def test_empty_file(self, tmp_path):
+        path = tmp_path / "empty.mp4"
+        path.touch()
+        assert reason_of(path) == "empty_file"
+
+    def test_no_file(self, tmp_path):
+        assert reason_of(tmp_path / "gone.mp4") == "file_not_readable"
+
+    @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
+    def test_truncated_with_the_index_in_front(self, share):
+        noise = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
+        content = encode_mp4(noise, 25)
+        assert reason_of(content[: int(len(content) * share)]) == "truncated"
+
+    def test_truncated_with_the_index_behind(self, tmp_path):
+        content = write_video(tmp_path / "whole.mp4", numbered_frames(40)).read_bytes()
+        assert content.find(b"mdat") < content.find(b"moov")
+        assert reason_of(content[: len(content) // 2]) == "truncated"
+
+    def test_sound_only(self, tmp_path):
+        assert reason_of(write_sound(tmp_path / "sound.mp4")) == "no_video_stream"
+
+    def test_no_frames(self, tmp_path):
+        path = tmp_path / "none.avi"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            container.start_encoding()
+        assert reason_of(path) == "no_frames"
