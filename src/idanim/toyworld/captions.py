@@ -51,6 +51,12 @@ def caption(attributes: Attributes, clip: int, rng: random.Random | None = None,
     return " ".join(words)
 
 
+def looks(attributes: Attributes, clip: int) -> str:
+    """Describe one clip without its action: the attribute caption of the paper."""
+    action = ACTIONS[int(attributes.action[clip])]
+    return caption(attributes, clip).replace(f" {action}", "", 1)
+
+
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Make the byte-pair vocabulary and merges in which every word of the captions is one token.
 

@@ -25,6 +25,11 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 NUM_FRAMES = 8
 
 
+def shipped(name: str) -> str:
+    """Give the path of a part of the shipped weights, for configurations."""
+    return str(WEIGHTS_DIR / name)
+
+
 def save_network(network: nn.Module, path: Path) -> None:
     """Write a network's weights as float16 safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,9 @@ def train_action_reader(reader: Reader, train: Corpus, folder: Path, schedule: S
     """Train the action reader on what the frame reader sees in the first clips."""
     torch.manual_seed(5)
     model = ActionReader(train.num_frames, len(ACTIONS))
-    tracks = torch.cat([read_tracks(reader, train.clips(part)) for part in torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)])
+    tracks = torch.cat(
+        [read_tracks(reader, train.clips(part)) for part in torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)]
+    )
     tracks = tracks / POSE_SPREAD
     action = train.scene.attributes.action
 
