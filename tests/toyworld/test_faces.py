@@ -54,7 +54,7 @@ def test_embeddings_have_unit_length(folder: Path) -> None:
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(IdanimError, match="detector.safetensors"):
+    with pytest.raises(IdanimError, match=r"detector\.safetensors"):
         ToyFaceEngine(tmp_path)
 
 
