@@ -33,3 +33,8 @@ def test_every_stage_runs_and_its_weights_load(workshop: Workshop) -> None:
 def test_the_weights_are_small(workshop: Workshop) -> None:
     size = sum(path.stat().st_size for path in workshop.output.rglob("*") if path.is_file())
     assert size < 40e6
+
+
+def test_the_gates_are_measured_and_drawn(workshop: Workshop) -> None:
+    STAGES["gates"](Workshop(workshop.folder, workshop.plan))
+    assert (workshop.folder / "grid.png").stat().st_size > 1000

@@ -24,10 +24,10 @@ from idanim.toyworld import weights
 from idanim.toyworld.codec import read_encoder
 from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
 from idanim.toyworld.networks import ActionReader, Detector, Reader, Recogniser
-from idanim.toyworld.stages import adapter, autoencoder, backbone, motion, reader, recogniser, vision
+from idanim.toyworld.stages import adapter, autoencoder, backbone, gates, motion, reader, recogniser, vision
 from idanim.toyworld.stages.corpus import TEST_SEED, TRAIN_SEED, Corpus, render_corpus
 from idanim.toyworld.stages.loop import Schedule
-from idanim.toyworld.stages.measure import Judges, codec_retention
+from idanim.toyworld.stages.measure import Judges, codec_retention, make_trial
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +184,21 @@ class Workshop:
         adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
         return trained
 
+    def measure(self) -> None:
+        """Measure the gates of pictures, clips and the adapter on held-out people, and draw what was measured."""
+        num_people = self.plan.test_people
+        retained = codec_retention(self.judges, self.codec, self.test, CLIPS_PER_TEST_PERSON)
+        log.info("codec: keeps %.3f of the similarity between clips of a person, n %d", retained, num_people)
+        plain = gates.gate_pictures(self.judges, self.image_model, self.codec, self.test, num_people)
+        gates.gate_clips(self.judges, self.image_model, self.unet, self.codec, self.test, num_clips=num_people // 2)
+        trained = self.adapter
+        trial = make_trial(self.test, num_people, CLIPS_PER_TEST_PERSON, seed=1)
+        tokens = gates.reference_tokens(self.vision, trained, trial)
+        log.info("adapter: token share %.3f", gates.token_share(tokens[0]))
+        drawn = gates.gate_adapter(self.judges, self.image_model, self.codec, trained, tokens, trial)
+        perfect = autoencoder.decode(self.codec, autoencoder.encode(self.codec, trial.renders))
+        gates.save_grid(self.folder / "grid.png", [trial.references, *drawn.values(), perfect, plain])
+
     def write(self) -> None:
         """Write all weights."""
         faces, readers = self.output / "faces", self.output / "readers"
@@ -193,8 +208,6 @@ class Workshop:
         weights.save_network(self.metric_recogniser, faces / "recogniser_b.safetensors")
         weights.save_network(self.reader, readers / "reader.safetensors")
         weights.save_network(self.action_reader, readers / "action_reader.safetensors")
-        retained = codec_retention(self.judges, self.codec, self.test, CLIPS_PER_TEST_PERSON)
-        log.info("codec: keeps %.3f of the similarity between clips of a person", retained)
         state = {key: value.half() for key, value in self.adapter.state_dict().items()}
         write_adapter(self.output / "adapter.safetensors", state, {})
         image = self.image_model
@@ -212,6 +225,7 @@ STAGES: dict[str, Callable[[Workshop], object]] = {
     "backbone": lambda workshop: workshop.image_model,
     "motion": lambda workshop: workshop.unet,
     "adapter": lambda workshop: workshop.adapter,
+    "gates": lambda workshop: workshop.measure(),
     "write": lambda workshop: workshop.write(),
 }
 """Stages by name. Each makes what it needs and is not there yet; "write" makes everything."""
@@ -225,6 +239,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, help="train every stage so briefly, to see that it runs")
     parser.add_argument("--people", type=int, default=64, help="with --steps: people to train on")
+    parser.add_argument("--set", nargs="*", default=[], metavar="STAGE=STEPS", help="train a stage for so many steps")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.stages) - STAGES.keys())
     if unknown:
@@ -232,6 +247,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     plan = Plan() if arguments.steps is None else Plan().shortened(arguments.steps, arguments.people)
+    changes = dict(change.split("=", 1) for change in arguments.set)
+    unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
+    if unknown:
+        parser.error(f"--set knows no {', '.join(unknown)}; there are {', '.join(Plan.__dataclass_fields__)}")
+    plan = replace(plan, **{name: int(value) for name, value in changes.items()})
     workshop = Workshop(arguments.folder, plan)
     for stage in arguments.stages:
         STAGES[stage](workshop)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNetMotionModel
+from PIL import Image
 from torch import Tensor
 
 from idanim.models.adapter import FaceAdapter
@@ -18,6 +20,7 @@ from idanim.toyworld.diffusion import LATENT_SIZE, build_scheduler
 from idanim.toyworld.people import Attributes, Scene, sample_attributes, sample_pose
 from idanim.toyworld.renderer import render
 from idanim.toyworld.sampling import Predictor, sample_latents
+from idanim.toyworld.stages.adapter import attach_to_picture_model
 from idanim.toyworld.stages.autoencoder import decode, encode
 from idanim.toyworld.stages.backbone import ImageModel, tokenize
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
@@ -103,6 +106,7 @@ def draw_clips(
 
 def gate_pictures(judges: Judges, image: ImageModel, codec: AutoencoderKL, test: Corpus, num_people: int) -> Tensor:
     """Gate 2 without motion: what pictures without adapter show, and that they show nobody in particular."""
+    image.unet.set_default_attn_processor()
     trial = make_trial(test, num_people, test.num_clips // (int(test.person.max()) + 1), seed=1)
     context, null_context = text_context(image, prompts(trial.wanted)), text_context(image, [""])
     drawn = draw_pictures(image, codec, context, null_context, seed=2)
@@ -147,11 +151,12 @@ def gate_adapter(
     trial: Trial,
     scales: tuple[float, ...] = (1.0, 1.5, 2.0),
 ) -> dict[float, Tensor]:
-    """Gate 3 on pictures: identity and attributes at several adapter scales, the adapter being attached.
+    """Gate 3 on pictures: identity and attributes at several adapter scales.
 
     Returns:
         The pictures [N, 3, S, S] by scale.
     """
+    attach_to_picture_model(adapter, image.unet)
     id_tokens, nobody = tokens
     context = torch.cat([text_context(image, prompts(trial.wanted)), id_tokens], 1)
     null_context = torch.cat([text_context(image, [""]), nobody], 1)
@@ -171,3 +176,14 @@ def gate_adapter(
 def token_share(tokens: Tensor) -> float:
     """Share of the power of id tokens [N, Q, D] that differs between references."""
     return float(tokens.var(0).mean() / tokens.pow(2).mean())
+
+
+def save_grid(path: Path, rows: list[Tensor], num_columns: int = 16, zoom: int = 3) -> None:
+    """Write rows of pictures [N, 3, S, S] in [-1, 1], in blocks of `num_columns`, one picture below the other."""
+    count = min(map(len, rows)) // num_columns * num_columns or min(map(len, rows))
+    num_columns = min(num_columns, count)
+    table = torch.stack([row[:count] for row in rows], 1).unflatten(0, (-1, num_columns))
+    blocks, columns, height, _, side, _ = table.shape
+    sheet = table.permute(0, 2, 4, 1, 5, 3).reshape(blocks * height * side, columns * side, 3)
+    image = Image.fromarray(((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
+    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path)
