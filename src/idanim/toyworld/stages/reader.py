@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 128
 NUM_TRACKS = 6000
 """Clips that the action reader learns from."""
+POSE_WEIGHT = 8.0
 HIDDEN_SHARE = 0.3
 """Share of the detector's pictures without a face."""
 
@@ -41,7 +42,7 @@ def train_reader(train: Corpus, folder: Path, schedule: Schedule) -> Reader:
     def loss(step: int, generator: Generator) -> Tensor:
         clip, frame, pictures = _random_frames(train, generator)
         reading = model(pictures)
-        total = 2 * ((reading.pose - train.scene.pose[clip, frame]) / POSE_SPREAD).pow(2).mean()
+        total = POSE_WEIGHT * ((reading.pose - train.scene.pose[clip, frame]) / POSE_SPREAD).pow(2).mean()
         for name, logits in reading.attributes.items():
             total = total + F.cross_entropy(logits, attributes[name][clip])
         return total
