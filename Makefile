@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 THREADS ?= 1
 export OMP_NUM_THREADS ?= $(THREADS)
+export VIDEOS STEPS OUTPUT FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help setup demo test test-slow lint format types clean
@@ -27,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@PYTHON=$(BIN)/python ./demo.sh "$(VIDEOS)"
+	@PYTHON=$(BIN)/python ./demo.sh
 
 test: setup
 	$(BIN)/python -m pytest

@@ -4,12 +4,14 @@ python evaluate.py ckpt=<file> [data.shards=<folder>] [output=<folder>]
 """
 
 from idanim.config import Run, program
-from idanim.evaluation import evaluate
 
 
 @program("evaluate")
 def main(run: Run) -> None:
     """Evaluate a checkpoint, or score a folder of videos."""
+    # Torch and the models load only once the command line is right.
+    from idanim.evaluation import evaluate
+
     evaluate(run)
 
 

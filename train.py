@@ -17,8 +17,9 @@ def main(run: Run) -> None:
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
-    from idanim.training.loggers import csv_logger
+    from idanim.training.loggers import csv_logger, finish, quiet_lightning
 
+    quiet_lightning()
     config, output = run.config, run.output
     models = build_models(config)
     data = build(
@@ -37,13 +38,15 @@ def main(run: Run) -> None:
     ckpt = config["ckpt"] or (str(last) if last.is_file() else None)
     if ckpt:
         log.info("going on from %s", ckpt)
-    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    finally:
+        finish(loggers)
     if trainer.is_global_zero:
         write_summary(output, {"config": storable(run), "steps": trainer.global_step})
-        print(
-            f"\nadapter   {output / 'adapter.safetensors'}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}"
-        )
-        print(f"next      python evaluate.py ckpt={output / 'adapter.safetensors'}")
+        adapter = output / "adapter.safetensors"
+        print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
+        print(f"next      python evaluate.py ckpt={adapter}")
 
 
 if __name__ == "__main__":

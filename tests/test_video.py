@@ -158,6 +158,17 @@ class TestReading:
         path = write_video(tmp_path / "vfr.mkv", numbered_frames(10), pts=pts)
         found = [(index, brightness(rgb)) for index, rgb in decode(path, [0, 3, 9])]
         np.testing.assert_allclose(found, [(0, 0), (3, 15), (9, 45)], atol=2)
+        with VideoReader(path) as reader:
+            assert sum(1 for _ in reader.read()) == 10
+            assert reader.fps == pytest.approx(9 / 0.78, rel=0.05)  # stamps are rounded to 40 ms
+
+    @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+    def test_length_and_rate_are_known_before_reading(self, tmp_path, ending):
+        path = write_video(tmp_path / f"v.{ending}", numbered_frames(40), fps=30)
+        assert probe(path).num_frames == pytest.approx(40, abs=1)
+        with VideoReader(path) as reader:
+            assert sum(1 for _ in reader.read()) == 40
+            assert reader.fps == 30
 
 
 class TestUnreadable:

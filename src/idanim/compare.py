@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import yaml  # type: ignore[import-untyped]
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -251,7 +251,7 @@ def main(run: Run) -> None:
     """Compare the jobs of a multirun folder."""
     comparison = read_comparison(Path(run.config["input"]).expanduser())
     if comparison.jobs:
-        output = Path(run.config["output"]).expanduser()
+        output = Path(run.config["output"] or run.config["input"]).expanduser()
         print(comparison_table(comparison).text(shutil.get_terminal_size((160, 40)).columns))
         write_comparison(output, comparison)
         print(f"\n{output}: comparison.csv, comparison.json, comparison.png")

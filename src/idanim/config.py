@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 import os
 import re
 import subprocess
@@ -24,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,10 +34,15 @@ CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__fil
 TEXT_KEYS = (
     "prompt",
     "negative_prompt",
+    "sampling.negative_prompt",
+    "captions.text",
     "input",
     "output",
     "ckpt",
+    "references",
+    "videos",
     "data.shards",
+    "data.latents",
     "faces.root",
     "faces.pack",
 )
@@ -94,10 +98,10 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
             sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
                 check_overrides(config_name, sys.argv[1:])
+                sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
             except (IdanimError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -113,7 +117,7 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
 
 
 def _start_run(cfg: DictConfig) -> Run:
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = missing_keys(OmegaConf.to_container(cfg, resolve=False))
     if missing:
         raise IdanimError(f"a value is needed for {', '.join(missing)}: add for instance {missing[0]}=…")
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -121,6 +125,13 @@ def _start_run(cfg: DictConfig) -> Run:
     runtime = HydraConfig.get().runtime
     choices = {k: v for k, v in runtime.choices.items() if not k.startswith("hydra") and isinstance(v, str)}
     return Run({str(k): v for k, v in config.items()}, Path(runtime.output_dir), choices, git_sha())
+
+
+def missing_keys(node: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of an unresolved configuration whose value must be given."""
+    if isinstance(node, dict):
+        return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}".lstrip("."))]
+    return [prefix] if node == "???" else []
 
 
 def git_sha() -> str:
@@ -155,6 +166,16 @@ def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> 
     return result
 
 
+def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:
+    """The override that keeps what all jobs of a sweep share out of their folder names; none without a sweep."""
+    arguments = list(arguments)
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    overrides = OverridesParser.create().parse_overrides([a for a in arguments if _ASSIGNMENT.match(a)])
+    shared = [override.key_or_group for override in overrides if not override.is_sweep_override()]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"]
+
+
 def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     assignment = f"{key}={value}"
     is_list = value.startswith("[") and value.endswith("]")
@@ -164,7 +185,7 @@ def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
         return f"{key}={_quote(value)}"
     try:
         override = OverridesParser.create().parse_override(assignment)
-    except OverrideParseException:
+    except HydraException:
         return f"{key}={_quote(value)}"
     prose = ", " in value and not is_list
     if override.is_sweep_override() and (not sweeping or prose):

@@ -86,15 +86,14 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
 def _people(
     config: Mapping[str, Any], engine: FaceEngine, shards: str | Sequence[str] | None, names: Sequence[str] | None
 ) -> list[Person]:
-    """The people of the evaluation, from photos or shards; with `names`, exactly those."""
-    limit = None if names is not None else config["num_identities"]
+    """The people of the evaluation, from photos or shards; with `names` all of those, and others as strangers."""
     if config["references"] is not None:
         folder = Path(config["references"]).expanduser()
         size_px = config["scoring"]["reference_size_px"]
-        return people_from_photos(folder, engine, names, limit, config["num_references"], size_px)
+        return people_from_photos(folder, engine, names, config["num_identities"], config["num_references"], size_px)
     if shards is None:
         raise IdanimError("no references: give data.shards=<folder of shards> or references=<folder of photos>")
-    return people_from_shards(shards, engine, names, limit, config["num_references"])
+    return people_from_shards(shards, engine, names, config["num_identities"], config["num_references"])
 
 
 def _people_of(videos: Mapping[Path, VideoRecord], config: Mapping[str, Any], engine: FaceEngine) -> list[Person]:
@@ -127,7 +126,9 @@ def _generate(
     settings = sampling_settings(trained, **config["sampling"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     source = {"checkpoint": _digest(ckpt), "scale": config["scale"], "model": config["model"]}
-    cells = grid(MAIN_SYSTEM, [person.identity for person in people], prompts, config["seeds"])
+    cells = grid(
+        MAIN_SYSTEM, [person.identity for person in people if not person.is_stranger], prompts, config["seeds"]
+    )
     if config["baseline"]:
         cells += grid(BASELINE, [NOBODY], prompts, config["seeds"])
     videos = fill_grid(cells, people, folder, sampler, settings, source)
@@ -197,7 +198,7 @@ def _score(
     output: Path,
 ) -> dict[str, Any]:
     """Score all videos and draw the picture grid; returns the figures for `metrics.json`."""
-    vectors = {person.identity: person.vectors for person in people}
+    by_name = {person.identity: person for person in people}
     columns = _grid_columns(list(videos.values()))
     tiles: dict[tuple[str, str], list[UInt8Array]] = {}
     scores: list[VideoScore] = []
@@ -206,13 +207,13 @@ def _score(
         try:
             frames = read_frames(path)
         except UnreadableVideoError as error:
-            scores += score_unreadable(name, record, vectors, str(error))
+            scores += score_unreadable(name, record, by_name, str(error))
             continue
-        scores += score_video(name, record, frames, vectors, engine, config["scoring"]["num_frames"])
+        scores += score_video(name, record, frames, by_name, engine, config["scoring"]["num_frames"])
         place = (record.identity, record.prompt)
         if record.prompt in columns and record.identity != NOBODY and place not in tiles:
             tiles[place] = thumbnails(frames, GRID_FRAMES)
-    references = {person.identity: person.pictures[0] for person in people}
+    references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
     write_picture_grid(output / "grid.png", references, columns, tiles)
     clips = {person.identity: person.clips for person in people}
     systems = {record.system for record in videos.values()}
@@ -253,7 +254,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("No person has two real faces made with this engine: no ceiling, no normalised figure.")
     elif result["real_pairs"] == "same clip":
         notes.append("Real pairs are frames of one clip, so the ceiling is too high: nobody has two clips.")
-    unreadable = sorted({f"{v['video']} ({v['problem']})" for v in result["videos"] if v["problem"]})
+    unreadable = sorted({video["problem"] for video in result["videos"] if video["problem"]})
     if unreadable:
         notes.append(f"Unreadable, scored as showing nobody: {'; '.join(unreadable)}")
     return notes

@@ -15,13 +15,17 @@ from idanim.config import build
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes
 from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.metrics.face_track import track_faces
+from idanim.metrics.identity import face_similarity
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.training.callbacks import data_of
 from idanim.training.module import AdapterTraining
-from idanim.types import ClipBatch, GeneratedClip, IdanimError, UInt8Array
+from idanim.types import ClipBatch, FloatArray, IdanimError
 from idanim.video import encode_mp4, to_uint8
 
 log = logging.getLogger(__name__)
+
+SCORED_FRAMES = 8
 
 
 class PreviewMaker:
@@ -76,6 +80,7 @@ class PreviewMaker:
         assert isinstance(module.encoder, ClipFaceEncoder)
         batch = self._batch(module)
         paths, similarities = [], []
+        vectors = self._reference_vectors(batch)
         with module.averaged_adapter() as adapter:
             sampler = Sampler(module.backbone, module.encoder, adapter)
             for identity, references in zip(batch.identities, batch.references, strict=True):
@@ -85,13 +90,22 @@ class PreviewMaker:
                     path = self.folder / f"step_{step:06d}" / f"{identity}_{number}.mp4"
                     write_bytes(path, encode_mp4(clip.frames, clip.fps))
                     paths.append((path, f"{identity}: {prompt}"))
-                    if self.faces is not None:
-                        similarities.append(clip_similarity(self.faces, crops, clip))
+                    if self.faces is not None and len(vectors[identity]):
+                        track = track_faces(self.faces, clip.frames, SCORED_FRAMES)
+                        similarities.append(face_similarity(track, vectors[identity]))
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video("previews", [str(p) for p, _ in paths], step=step, caption=[c for _, c in paths])
-        known = [value for value in similarities if value is not None]
-        return {"preview/face_similarity": float(np.mean(known))} if known else {}
+        return {"preview/face_similarity": float(np.mean(similarities))} if similarities else {}
+
+    def _reference_vectors(self, batch: ClipBatch) -> dict[str, FloatArray]:
+        """Vectors of the references in which the engine finds a face, by person."""
+        if self.faces is None:
+            return {}
+        return {
+            identity: track_faces(self.faces, to_uint8(references), len(references)).embeddings
+            for identity, references in zip(batch.identities, batch.references, strict=True)
+        }
 
     def _batch(self, module: AdapterTraining) -> ClipBatch:
         data = data_of(module.trainer)
@@ -99,21 +113,3 @@ class PreviewMaker:
             return data.reference_batch("val", self.num_identities)
         except IdanimError:  # no validation clips
             return data.reference_batch("train", self.num_identities)
-
-
-def clip_similarity(faces: FaceEngine, references: Sequence[UInt8Array], clip: GeneratedClip) -> float | None:
-    """Mean cosine of every second frame's largest face to the mean reference vector; a frame without face is 0.
-
-    Returns:
-        None when no reference shows a face to compare with.
-    """
-    vectors = [faces.embed(crop, found[0]) for crop in references if (found := faces.detect(crop))]
-    if not vectors:
-        return None
-    reference = np.mean(vectors, axis=0)
-    reference /= np.linalg.norm(reference)
-    scores = []
-    for frame in clip.frames[::2]:
-        found = faces.detect(frame)
-        scores.append(float(faces.embed(frame, found[0]) @ reference) if found else 0.0)
-    return float(np.mean(scores))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,38 +23,44 @@ def people_from_shards(
     location: str | Sequence[str],
     engine: FaceEngine,
     names: Collection[str] | None,
-    num_people: int | None,
+    num_people: int,
     num_references: int,
 ) -> list[Person]:
-    """People from clip shards, by name: the validation split, or the training split where there is none.
+    """People from clip shards, by name: of the validation split, or of the training split where there is none.
 
-    The references of a person are the largest faces of the pool of their first clip. Whole shards are read
-    until enough people are found.
+    Where those are fewer than `num_people`, people of the training split are added as strangers, to compare
+    with. The references of a person are the largest faces in the pool of their first clip. Whole shards are
+    read until enough people are found.
 
     Args:
         location: folder or tar files.
         engine: embeds references where the shards were made with another engine.
-        names: take only these people, None for all.
-        num_people: at most so many, None for all.
+        names: all of these people, and others as strangers; None for the first `num_people`.
+        num_people: so many people in all, if there are.
         num_references: at most so many pictures a person.
 
     Raises:
         IdanimError: no shards, or nobody in them with a usable face.
     """
-    split = "val" if find_shards(location, "val") else "train"
     clips: dict[str, list[tuple[ShardIndex, ClipMeta]]] = {}
-    for path in find_shards(location, split):
-        for index, meta in _read_metas(path):
-            if names is None or meta.identity in names:
-                clips.setdefault(meta.identity, []).append((index, meta))
-        if len(clips) >= (len(names) if names is not None else num_people or float("inf")):
-            break
-    people = [_person(name, clips[name], engine, num_references) for name in sorted(clips)]
-    usable = [person for person in people if person is not None][:num_people]
-    if not usable:
-        raise IdanimError(f"data.shards={location!r}: none of its {len(clips)} people has a face to refer to")
-    _log.info("%d people from the %s split of %s", len(usable), split, location)
-    return usable
+    wanted = set(names or ())
+    for split in ("val", "train"):
+        for path in find_shards(location, split):
+            if len(clips) < num_people or not wanted <= clips.keys():
+                for index, meta in _read_metas(path):
+                    clips.setdefault(meta.identity, []).append((index, meta))
+        if not wanted:
+            wanted = set(clips)
+            _log.info("%d people in the %s split of %s", len(clips), split, location)
+    people: list[Person] = []
+    for name in [*sorted(wanted & clips.keys()), *sorted(clips.keys() - wanted)]:
+        is_needed = len(people) < num_people or (names is not None and name in wanted)
+        person = _person(name, clips[name], engine, num_references) if is_needed else None
+        if person is not None:
+            people.append(replace(person, is_stranger=name not in wanted))
+    if all(person.is_stranger for person in people):
+        raise IdanimError(f"data.shards={location!r}: none of the {len(wanted)} people has a face to refer to")
+    return people
 
 
 def _read_metas(path: Path) -> Iterator[tuple[ShardIndex, ClipMeta]]:
@@ -75,7 +82,8 @@ def _person(
     for (clip, _), vector in real.items():
         by_clip.setdefault(clip, []).append(vector)
     for index, meta in clips:
-        pictures, vectors = [], []
+        pictures: list[UInt8Array] = []
+        vectors: list[FloatArray] = []
         for i in _own_faces(meta):
             if len(pictures) == num_references:
                 break
@@ -85,10 +93,10 @@ def _person(
                 _log.warning("a face is left out: %s", error)
                 continue
             stored = real.get((meta.faces[i].clip, meta.faces[i].frame))
-            vector = embed_crop(engine, picture) if stored is None else stored
-            if vector is not None:
+            found = embed_crop(engine, picture) if stored is None else stored
+            if found is not None:
                 pictures.append(picture)
-                vectors.append(vector)
+                vectors.append(found)
         if vectors:
             return Person(name, tuple(pictures), np.stack(vectors), tuple(np.stack(v) for v in by_clip.values()))
     _log.warning("%s is left out: %s finds no face in the crops of %d clips", name, engine.name, len(clips))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -120,7 +121,10 @@ class VideoReader:
         self._container = _open(source, self._name)
         self.num_decoded = 0
         self._num_packets = 0
-        try:
+        self._first_s: float | None = None
+        self._last_s: float | None = None
+        with ExitStack() as on_error:
+            on_error.callback(self._container.close)
             if not self._container.streams.video:
                 raise UnreadableVideoError("no_video_stream", f"{self._name}: has no picture, only sound or data")
             self._stream = self._container.streams.video[0]
@@ -130,9 +134,7 @@ class VideoReader:
             if self._first is None:
                 raise UnreadableVideoError("no_frames", f"{self._name}: holds no frame that can be decoded", 0, 1)
             self.info = self._describe(self._first)
-        except BaseException:
-            self._container.close()
-            raise
+            on_error.pop_all()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -144,11 +146,14 @@ class VideoReader:
 
     def _describe(self, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
-        num_frames = stream.frames
-        if not num_frames:
-            seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
-            num_frames = round(seconds * rate)
+        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+        rate = next((rate for rate in rates if rate and 0.1 <= rate <= 1000), Fraction(25))  # else a broken header
+        seconds = 0.0
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif self._container.duration:
+            seconds = self._container.duration / av.time_base
+        num_frames = stream.frames or round(seconds * rate)
         sideways = first.rotation % 180 == 90
         width, height = (first.height, first.width) if sideways else (first.width, first.height)
         return VideoInfo(width, height, float(rate), num_frames)
@@ -172,6 +177,14 @@ class VideoReader:
         # Packets, not frames: an edit list may hide frames of a whole file. 2 % for counts that lie a little.
         return self._num_packets >= 0.98 * self._stream.frames - 1
 
+    @property
+    def fps(self) -> float:
+        """Frames per second by the time stamps read so far where they differ from the file's own word by over 1 %."""
+        if self._first_s is None or self._last_s is None or self._last_s <= self._first_s:
+            return self.info.fps
+        measured = (self.num_decoded - 1) / (self._last_s - self._first_s)
+        return self.info.fps if abs(measured / self.info.fps - 1) < 0.01 else measured
+
     def read(self, indices: Iterable[int] | None = None) -> Iterator[tuple[int, UInt8Array]]:
         """Yield (index, [H, W, 3] uint8 RGB) of the wanted frames. A reader can be read once.
 
@@ -189,6 +202,8 @@ class VideoReader:
         while frame is not None and target is not None:
             index = self.num_decoded
             self.num_decoded += 1
+            self._last_s = frame.time
+            self._first_s = frame.time if index == 0 else self._first_s
             if index == target:
                 yield index, _upright(frame)
                 target = next(wanted, None) if wanted is not None else index + 1

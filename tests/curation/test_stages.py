@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from idanim.curate import make_curator
 from idanim.curation.captions import read_sidecar
 from idanim.curation.chance import place, rng_for
 from idanim.curation.cut import Clip, square_crop
-from idanim.curation.decision import RejectedError
+from idanim.curation.decision import REASONS, RejectedError
 from idanim.curation.face_pool import Cutout, FaceDraw
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing
@@ -24,7 +26,7 @@ from idanim.data.sample import from_members, to_members
 from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.pictures import decode_picture
 from idanim.types import Face, IdanimError
-from idanim.video import VideoInfo, read_frames
+from idanim.video import UnreadableVideoError, VideoInfo, read_frames
 
 
 @pytest.fixture
@@ -47,13 +49,24 @@ def face_at(left, top, size=20.0):
 
 def scan_of(counts, stride=10, num_frames=None, width=100, height=100):
     samples = tuple(SampledFrame(i * stride, (face_at(40, 40),) * n) for i, n in enumerate(counts))
-    return Scan(VideoInfo(width, height, 25.0, 0), num_frames or len(counts) * stride, samples)
+    return Scan(VideoInfo(width, height, 25.0, 0), num_frames or len(counts) * stride, 25.0, samples)
 
 
 def reason(call, *arguments):
     with pytest.raises(RejectedError) as caught:
         call(*arguments)
     return caught.value
+
+
+def test_reasons_of_unreadable_videos_are_known():
+    listed = re.search(r"reason: one of (.*?)\.", UnreadableVideoError.__doc__, re.DOTALL)[1]
+    assert set(re.findall(r'"(\w+)"', listed)) <= REASONS.keys()
+
+
+def test_every_reason_is_documented_and_nothing_else():
+    text = (Path(__file__).parents[2] / "docs" / "curation.md").read_text()
+    table = text.split("## Reasons")[1].split("\n## ")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*?)(?: \(.*\))? \|", table, re.MULTILINE)) == REASONS
 
 
 class TestSources:

@@ -21,6 +21,7 @@ def test_sample_survives_the_round_trip_through_a_shard(tmp_path: Path) -> None:
     assert [from_members(index.read(key)) for key in index.keys] == samples
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the file open
 def test_webdataset_reads_the_same_samples(tmp_path: Path) -> None:
     samples = [make_sample(p) for p in range(2)]
     path = tmp_path / "train-000000.tar"
@@ -41,6 +42,20 @@ def test_splits_are_told_by_name(tmp_path: Path) -> None:
     assert len(find_shards(str(tmp_path), "train")) == 3
     (tmp_path / "train-000000.tar").rename(tmp_path / "somebody elses.tar")
     assert len(find_shards(str(tmp_path), "train")) == 3
+
+
+def test_urls_are_copied_to_a_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idanim.data.shards.CACHE", tmp_path / "cache")
+    for number in range(3):
+        write_shard(tmp_path / f"train-{number:06d}.tar", [make_sample(number)])
+    url = f"file://{tmp_path}/train-{{000000..000002}}.tar"
+    first = find_shards(url, "train")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in sorted(tmp_path.glob("*.tar"))]
+    for path in tmp_path.glob("*.tar"):
+        path.unlink()
+    assert find_shards(url, "train") == first
+    with pytest.raises(IdanimError, match="can't be fetched"):
+        find_shards(f"file://{tmp_path}/nothing.tar", "train")
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

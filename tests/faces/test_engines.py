@@ -1,22 +1,25 @@
 """Face engines on real photos, and what they say when models are missing."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
+from idanim.faces.insightface_engine import InsightFaceEngine
+from idanim.faces.opencv_engine import OpenCVEngine
 from idanim.pictures import decode_picture
 from idanim.types import IdanimError
 
-insightface_engine = pytest.importorskip("idanim.faces.insightface_engine")
-opencv_engine = pytest.importorskip("idanim.faces.opencv_engine")
+pytest.importorskip("insightface")
+pytest.importorskip("cv2")
 
 PACK = "yunet_mobilefacenet"
 
 
 @pytest.fixture(scope="module")
 def engine(real_dir):
-    return insightface_engine.InsightFaceEngine(PACK, str(real_dir / "models/insightface"))
+    return InsightFaceEngine(PACK, str(real_dir / "models/insightface"))
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,14 @@ class TestMissingModels:
     def test_a_pack_that_is_not_there(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(IdanimError, match=r"no \*\.onnx models in .*models.buffalo_l") as caught:
-            insightface_engine.InsightFaceEngine("buffalo_l", str(tmp_path))
+            InsightFaceEngine("buffalo_l", str(tmp_path))
         assert "faces.root=" in str(caught.value)
         assert list(tmp_path.iterdir()) == []  # no download was tried
 
     def test_an_empty_pack(self, tmp_path):
         (tmp_path / "models" / "mine").mkdir(parents=True)
         with pytest.raises(IdanimError, match=r"no \*\.onnx models"):
-            insightface_engine.InsightFaceEngine("mine", str(tmp_path))
+            InsightFaceEngine("mine", str(tmp_path))
 
     @pytest.mark.real_input
     @pytest.mark.parametrize(("kept", "missing"), [("rec*", "detector"), ("det*", "recogniser")])
@@ -45,17 +48,26 @@ class TestMissingModels:
         for path in (real_dir / "models/insightface/models" / PACK).glob(kept):
             (folder / path.name).symlink_to(path.resolve())
         with pytest.raises(IdanimError, match=f"no face {missing}"):
-            insightface_engine.InsightFaceEngine("half", str(tmp_path))
+            InsightFaceEngine("half", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("package", "engine", "arguments"),
+        [("insightface.app", InsightFaceEngine, ("p", "r")), ("cv2", OpenCVEngine, ("d",))],
+    )
+    def test_a_package_that_is_not_installed(self, monkeypatch, package, engine, arguments):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(IdanimError, match=r"needs .*pip install"):
+            engine(*arguments)
 
     def test_opencv_files(self, tmp_path):
         with pytest.raises(IdanimError, match=r"faces\.detector=.*no such file.*opencv_zoo"):
-            opencv_engine.OpenCVEngine(str(tmp_path / "yunet.onnx"))
+            OpenCVEngine(str(tmp_path / "yunet.onnx"))
 
     def test_an_opencv_file_that_is_no_model(self, tmp_path):
         path = tmp_path / "yunet.onnx"
         path.write_text("not a model")
         with pytest.raises(IdanimError, match="OpenCV can't read"):
-            opencv_engine.OpenCVEngine(str(path))
+            OpenCVEngine(str(path))
 
 
 @pytest.mark.real_input
@@ -70,6 +82,10 @@ class TestRealPhotos:
                 assert len(faces) > 1, name
                 areas = [face.width_px * face.height_px for face in faces]
                 assert areas == sorted(areas, reverse=True)
+
+    def test_a_sliver_holds_no_face(self, engine):
+        assert engine.detect(np.zeros((2, 4000, 3), np.uint8)) == []
+        assert engine.detect(np.zeros((16, 8000, 3), np.uint8)) == []
 
     def test_landmarks_are_eyes_nose_and_mouth_in_picture_order(self, engine, photos):
         face = engine.detect(photos["person_18__0"])[0]
@@ -90,7 +106,7 @@ class TestRealPhotos:
         assert max(other) < 0.35
 
     def test_opencv_finds_the_same_faces(self, engine, photos, real_dir):
-        yunet = opencv_engine.OpenCVEngine(str(real_dir / "models/opencv/yunet_n_640_640.onnx"), det_threshold=0.8)
+        yunet = OpenCVEngine(str(real_dir / "models/opencv/yunet_n_640_640.onnx"), det_threshold=0.8)
         for name in ("person_18__0", "person_31__0", "person_20__4"):
             ours, theirs = engine.detect(photos[name]), yunet.detect(photos[name])
             assert len(ours) == len(theirs) == 1

@@ -105,9 +105,7 @@ def test_context_once_per_video_equals_context_once_per_frame(backbone: AnimateD
     assert torch.allclose(per_video, per_frame, atol=1e-5)
 
 
-def test_only_the_adapter_gets_gradients(
-    backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder, inputs: dict
-) -> None:
+def test_only_the_adapter_gets_gradients(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder, inputs: dict) -> None:
     adapter = make_adapter(backbone, lora_rank=2)
     for module in adapter.adapter_modules.values():
         for name, parameter in module.named_parameters():
@@ -131,7 +129,7 @@ def test_starts_from_the_text_projections(backbone: AnimateDiffBackbone) -> None
     adapter = make_adapter(backbone)
     for layer in backbone.cross_attention_layers():
         key, value = backbone.text_projections(layer)
-        module = adapter.adapter_modules[str(layer.index)]
+        module = adapter.adapter_modules[str(layer.number)]
         assert torch.equal(module.to_k_face.weight, key)
         assert torch.equal(module.to_v_face.weight, value)
 

@@ -13,7 +13,7 @@ from idanim.curation.face_pool import Cutout
 from idanim.curation.scan import SampledFrame, Scan
 from idanim.curation.sources import SourceVideo
 from idanim.types import Face, IdanimError, UInt8Array
-from idanim.video import decode
+from idanim.video import UnreadableVideoError, decode
 
 Box = tuple[int, int, int, int]
 
@@ -95,18 +95,22 @@ class Clip:
         """Decode the frames of a span, crop them to a square around the centre and resize them.
 
         Raises:
-            UnreadableVideoError: decoding failed.
+            UnreadableVideoError: decoding failed this time.
         """
         start, length = span
         samples = [sample for sample in scan.single if start <= sample.index < start + length]
         box = square_crop(scan.info.width, scan.info.height, [sample.faces[0] for sample in samples])
         frames = np.empty((length, self.size, self.size, 3), dtype=np.uint8)
         first_face: Cutout | None = None
+        num_read = 0
         for index, rgb in decode(video.path, range(start, start + length)):
             if index == start:
                 first_face = Cutout.take(index, rgb, samples[0].faces[0])
             frames[index - start] = crop_resize(rgb, box, self.size)
-        assert first_face is not None
+            num_read += 1
+        if first_face is None or num_read < length:
+            text = f"{video.name}: {num_read} of {length} frames came back when they were read again"
+            raise UnreadableVideoError("corrupt", text, num_read, length)
         return Cut(frames, start, box, first_face)
 
 

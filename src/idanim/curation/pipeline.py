@@ -81,7 +81,7 @@ class Curator:
             source=video.name,
             start_frame=cut.start_frame,
             num_frames=len(cut.frames),
-            fps=round(scan.info.fps, 4),
+            fps=round(scan.fps, 4),
             width=cut.frames.shape[2],
             height=cut.frames.shape[1],
             crop_box=(left, top, right, bottom),
@@ -90,5 +90,5 @@ class Curator:
             faces=tuple(face for face, _ in stored),
         )
         first_frame = encode_jpeg(cut.frames[0], self.face_pool.jpeg_quality)
-        video_bytes = encode_mp4(cut.frames, scan.info.fps)
+        video_bytes = encode_mp4(cut.frames, scan.fps)
         return ClipSample(meta, video_bytes, first_frame, tuple(picture for _, picture in stored))

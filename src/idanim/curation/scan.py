@@ -51,11 +51,13 @@ class Scan:
     Attributes:
         info: what the file says of itself.
         num_frames: frames decoded, the true length.
+        fps: frames per second, on average where they vary.
         samples: the frames looked at, in order.
     """
 
     info: VideoInfo
     num_frames: int
+    fps: float
     samples: tuple[SampledFrame, ...]
 
     @property
@@ -87,4 +89,4 @@ def scan_video(reader: VideoReader, sampling: FrameSampling, engine: FaceEngine,
         samples.append(SampledFrame(index, faces))
         if len(faces) == 1:
             draw.offer(index, rgb, faces[0])
-    return Scan(reader.info, reader.num_decoded, tuple(samples))
+    return Scan(reader.info, reader.num_decoded, reader.fps, tuple(samples))

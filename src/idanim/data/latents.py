@@ -121,7 +121,8 @@ class LatentFolder:
         if broken and len(broken) > max_broken * clips:
             listed = "; ".join(f"{key}: {reason}" for key, reason in list(broken.items())[:5])
             raise IdanimError(
-                f"{len(broken)} of {clips} clips can't be read, more than data.max_broken={max_broken:g} allows: {listed}"
+                f"{len(broken)} of {clips} clips can't be read, "
+                f"more than data.max_broken={max_broken:g} allows: {listed}"
             )
 
     def _encode(self, shard: ShardIndex, encoder: VideoEncoder, progress: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import fsspec
+from braceexpand import braceexpand
+
 from idanim.data.sample import ClipSample, to_members
 from idanim.files import atomic_path
 from idanim.types import IdanimError
 
+CACHE = Path("~/.cache/idanim/shards").expanduser()
 SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
 
 
@@ -28,14 +33,16 @@ def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
     """The shard files of one split, sorted by name.
 
     Args:
-        location: a folder, a tar file, or a list of either. In a folder, files named `<split>-000000.tar`
-            are taken; a folder whose tars are named otherwise is all training data.
+        location: a folder, a tar file, a URL of a tar file (any scheme that fsspec knows; `{000..041}` stands
+            for many), or a list of those. What a URL names is copied to a local cache once. In a folder, files
+            named `<split>-000000.tar` are taken; a folder whose tars are named otherwise is all training data.
         split: "train" or "val".
 
     Raises:
         IdanimError: the location does not exist or holds no tar file at all.
     """
     places = [location] if isinstance(location, str | Path) else list(location)
+    places = [part for place in places for part in _local(str(place))]
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
@@ -52,6 +59,32 @@ def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
             )
         found += [tar for tar in tars if _split_of(tar) == split]
     return found
+
+
+def _local(place: str) -> list[str]:
+    """Local paths of one place: itself, or the cached copies of what a URL names.
+
+    Raises:
+        IdanimError: a URL can't be fetched.
+    """
+    if "://" not in place:
+        return [place]
+    paths = []
+    for url in braceexpand(place):
+        parent, _, name = url.rpartition("/")
+        cache = CACHE / hashlib.sha256(parent.encode()).hexdigest()[:16]
+        if not (cache / name).is_file():
+            try:
+                with (
+                    fsspec.open(url, "rb") as source,
+                    atomic_path(cache / name) as temporary,
+                    temporary.open("wb") as target,
+                ):
+                    shutil.copyfileobj(source, target)
+            except (OSError, ValueError, ImportError) as error:
+                raise IdanimError(f"data.shards: {url} can't be fetched: {error}") from error
+        paths.append(str(cache / name))
+    return paths
 
 
 def _split_of(path: Path) -> str:

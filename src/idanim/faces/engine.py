@@ -6,6 +6,9 @@ from typing import Protocol
 
 from idanim.types import Face, FloatArray, UInt8Array
 
+MIN_SIDE_PX = 16
+"""Engines find no face in a picture with a shorter side; detectors fail on slivers."""
+
 
 class FaceEngine(Protocol):
     """Finds faces and describes them by vectors that are close for the same person."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import cv2
 import numpy as np
-import onnxruntime
-from insightface.app import FaceAnalysis
 
 from idanim.faces.align import aligned_crop
+from idanim.faces.engine import MIN_SIDE_PX
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
@@ -31,10 +29,15 @@ class InsightFaceEngine:
         threads: threads of one inference.
 
     Raises:
-        IdanimError: the pack is not there, or holds no detector or recogniser.
+        IdanimError: the pack is not there, or holds no detector or recogniser, or insightface is not installed.
     """
 
     def __init__(self, pack: str, root: str, det_size: int = 640, det_threshold: float = 0.8, threads: int = 1) -> None:
+        try:  # here, so that a missing package is told in words
+            import onnxruntime
+            from insightface.app import FaceAnalysis
+        except ModuleNotFoundError as error:
+            raise IdanimError(f"faces=insightface needs {error.name}: pip install 'idanim[faces]'") from error
         folder = _find_pack(pack, root)
         if pack in OFFICIAL_PACKS:
             _log.info("insightface's pack %s is licensed for non-commercial research only", pack)
@@ -65,6 +68,8 @@ class InsightFaceEngine:
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
+        if min(rgb.shape[:2]) < MIN_SIDE_PX:
+            return []
         boxes, landmarks = self._detector.detect(_to_bgr(rgb))
         if landmarks is None:
             raise IdanimError(f"{self.name}: its detector gives no landmarks, which alignment needs")
@@ -82,7 +87,7 @@ class InsightFaceEngine:
 
 
 def _to_bgr(rgb: UInt8Array) -> UInt8Array:
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+    return np.ascontiguousarray(rgb[..., ::-1])
 
 
 def _find_pack(pack: str, root: str) -> Path:

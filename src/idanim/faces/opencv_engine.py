@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from idanim.faces.align import aligned_crop
+from idanim.faces.engine import MIN_SIDE_PX
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 _RECOGNISER_PX = 112
@@ -24,12 +25,16 @@ class OpenCVEngine:
         det_threshold: faces of a lower score are not reported.
 
     Raises:
-        IdanimError: a file is not there or OpenCV can't read it.
+        IdanimError: a file is not there or OpenCV can't read it, or OpenCV is not installed.
     """
 
     def __init__(
         self, detector: str, recogniser: str | None = None, det_size: int = 640, det_threshold: float = 0.8
     ) -> None:
+        try:  # here, so that a missing package is told in words
+            import cv2
+        except ModuleNotFoundError as error:
+            raise IdanimError("faces=opencv needs OpenCV: pip install opencv-python-headless") from error
         detector_path = _existing(detector, "faces.detector", "YuNet, face_detection_yunet_2023mar.onnx")
         self._det_size = det_size
         self._recogniser = None
@@ -52,10 +57,14 @@ class OpenCVEngine:
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
-        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-        scale = min(1.0, self._det_size / max(rgb.shape[:2]))
+        height, width = rgb.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:
+            return []
+        scale = min(1.0, self._det_size / max(height, width))
         if scale < 1.0:
-            bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+        bgr = _to_bgr(rgb)
         self._detector.setInputSize((bgr.shape[1], bgr.shape[0]))
         found: Any = self._detector.detect(bgr)[1]  # None without faces, whatever OpenCV's stub says
         if found is None:
@@ -76,9 +85,13 @@ class OpenCVEngine:
         if self._recogniser is None:
             raise IdanimError("embedding needs SFace: faces.recogniser=<face_recognition_sface_2021dec.onnx>")
         crop = aligned_crop(rgb, face.landmarks, _RECOGNISER_PX)
-        feature = self._recogniser.feature(cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+        feature = self._recogniser.feature(_to_bgr(crop))
         vector = np.asarray(feature, dtype=np.float32).reshape(-1)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _to_bgr(rgb: UInt8Array) -> UInt8Array:
+    return np.ascontiguousarray(rgb[..., ::-1])
 
 
 def _existing(file: str, key: str, what: str) -> Path:

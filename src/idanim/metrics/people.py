@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,14 @@ class Person:
         pictures: face crops given to the generator, each [H, W, 3] uint8.
         vectors: [R, D] float32, face vectors of those pictures.
         clips: real faces of the person by clip or photo, each [K, D] float32; the references are among them.
+        is_stranger: no video is made of them; they are only there to compare with.
     """
 
     identity: str
     pictures: tuple[UInt8Array, ...]
     vectors: FloatArray
     clips: tuple[FloatArray, ...]
+    is_stranger: bool = False
 
     @property
     def digest(self) -> str:
@@ -46,7 +48,7 @@ def people_from_photos(
     folder: Path,
     engine: FaceEngine,
     names: Collection[str] | None,
-    num_people: int | None,
+    num_people: int,
     num_references: int,
     size_px: int,
 ) -> list[Person]:
@@ -58,8 +60,8 @@ def people_from_photos(
     Args:
         folder: of the photos.
         engine: finds and embeds faces.
-        names: take only these people, None for all.
-        num_people: at most so many, None for all.
+        names: all of these people, and others as strangers; None for the first `num_people`.
+        num_people: so many people in all, if there are.
         num_references: at most so many photos a person are given to the generator.
         size_px: side of the face crops.
 
@@ -68,27 +70,25 @@ def people_from_photos(
     """
     if not folder.is_dir():
         raise IdanimError(f"references={str(folder)!r}: there is no such folder")
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    photos: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            photos.setdefault(path.stem.partition("__")[0], []).append(path)
     if not photos:
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
-    by_name: dict[str, list[Path]] = {}
-    for photo in photos:
-        name = photo.stem.partition("__")[0]
-        if names is None or name in names:
-            by_name.setdefault(name, []).append(photo)
-    people, faceless = [], []
-    for name in sorted(by_name)[:num_people]:
-        crops, vectors = [], []
-        for photo in by_name[name]:
-            rgb = decode_picture(photo.read_bytes(), str(photo))
-            faces = engine.detect(rgb)
-            if not faces:
-                faceless.append(photo.name)
-                continue
-            crops.append(aligned_crop(rgb, faces[0].landmarks, size_px))
-            vectors.append(engine.embed(rgb, faces[0]))
-        if crops:
-            people.append(_person(name, crops[:num_references], vectors))
+    wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
+    strangers = sorted(photos.keys() - set(wanted))[: max(0, num_people - len(wanted))]
+    people = []
+    faceless: list[str] = []
+    for name in [*wanted, *strangers]:
+        faces = {path: _largest_face(path, engine, size_px) for path in photos[name]}
+        faceless += [path.name for path, face in faces.items() if face is None]
+        found = [face for face in faces.values() if face is not None]
+        if found:
+            vectors = np.stack([vector for _, vector in found]).astype(np.float32)
+            pictures = tuple(crop for crop, _ in found[:num_references])
+            clips = tuple(vector[None] for vector in vectors)
+            people.append(Person(name, pictures, vectors[: len(pictures)], clips, name in strangers))
     if faceless:
         raise IdanimError(
             f"references={str(folder)!r}: {engine.name} finds no face in {', '.join(faceless)}; "
@@ -97,9 +97,13 @@ def people_from_photos(
     return people
 
 
-def _person(name: str, crops: Sequence[UInt8Array], vectors: Sequence[FloatArray]) -> Person:
-    stacked = np.stack(vectors).astype(np.float32)
-    return Person(name, tuple(crops), stacked[: len(crops)], tuple(row[None] for row in stacked))
+def _largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Array, FloatArray] | None:
+    """Aligned crop and vector of the largest face of a photo."""
+    rgb = decode_picture(path.read_bytes(), str(path))
+    faces = engine.detect(rgb)
+    if not faces:
+        return None
+    return aligned_crop(rgb, faces[0].landmarks, size_px), engine.embed(rgb, faces[0])
 
 
 def embed_crop(engine: FaceEngine, crop: UInt8Array) -> FloatArray | None:

@@ -15,8 +15,9 @@ from idanim.metrics.identity import (
     face_similarity,
 )
 from idanim.metrics.motion import motion
+from idanim.metrics.people import Person
 from idanim.metrics.videos import VideoRecord
-from idanim.types import FloatArray, UInt8Array
+from idanim.types import UInt8Array
 
 PAIR_METRICS = ("face_similarity", "detected_face_similarity", "chance_similarity")
 """Scores of a video against a person."""
@@ -64,7 +65,7 @@ def score_video(
     video: str,
     record: VideoRecord,
     frames: UInt8Array,
-    people: Mapping[str, FloatArray],
+    people: Mapping[str, Person],
     engine: FaceEngine,
     num_sampled: int,
 ) -> list[VideoScore]:
@@ -74,7 +75,7 @@ def score_video(
         video: its path, for the record.
         record: what it was made from.
         frames: [F, H, W, 3] uint8 RGB.
-        people: reference vectors [R, D] of each person of the evaluation.
+        people: everybody in the evaluation, by name.
         engine: finds and embeds faces.
         num_sampled: how many frames are looked at for faces.
     """
@@ -91,18 +92,17 @@ def score_video(
     ]
 
 
-def _against(track: FaceTrack, identity: str, people: Mapping[str, FloatArray]) -> dict[str, Any]:
-    others = [vectors for name, vectors in people.items() if name != identity]
+def _against(track: FaceTrack, identity: str, people: Mapping[str, Person]) -> dict[str, Any]:
+    references = people[identity].vectors
+    others = [person.vectors for name, person in people.items() if name != identity]
     return {
-        "face_similarity": face_similarity(track, people[identity]),
-        "detected_face_similarity": detected_face_similarity(track, people[identity]),
+        "face_similarity": face_similarity(track, references),
+        "detected_face_similarity": detected_face_similarity(track, references),
         "chance_similarity": chance_similarity(track, others),
     }
 
 
-def score_unreadable(
-    video: str, record: VideoRecord, people: Mapping[str, FloatArray], problem: str
-) -> list[VideoScore]:
+def score_unreadable(video: str, record: VideoRecord, people: Mapping[str, Person], problem: str) -> list[VideoScore]:
     """Scores of a video that can't be decoded: it shows nobody, so it must not lift the mean by its absence."""
     scores: dict[str, Any] = dict.fromkeys(("num_frames", "num_faces"), 0)
     scores |= {
@@ -126,5 +126,7 @@ def _made_from(record: VideoRecord) -> dict[str, Any]:
     }
 
 
-def _targets(record: VideoRecord, people: Mapping[str, FloatArray]) -> list[str]:
-    return [record.identity] if record.identity else list(people)
+def _targets(record: VideoRecord, people: Mapping[str, Person]) -> list[str]:
+    if record.identity:
+        return [record.identity]
+    return [name for name, person in people.items() if not person.is_stranger]

@@ -1,10 +1,12 @@
 """The face adapter: the only trainable part.
 
 Its state dict is the official ID-Animator layout: `image_proj_model.*` (resampler) and
-`adapter_modules.<i>.*` (decoupled attention, i = index of the cross-attention layer).
+`adapter_modules.<i>.*` (decoupled attention, i = number of the cross-attention layer).
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +47,11 @@ class FaceAdapter(nn.Module):
         super().__init__()
         layers = backbone.cross_attention_layers()
         output_dim = layers[0].context_dim
-        self.layer_names = {str(layer.index): layer.name for layer in layers}
+        self.layer_names = {str(layer.number): layer.name for layer in layers}
         self.image_proj_model = Resampler(feature_dim, output_dim, num_queries, dim, depth, dim_head, heads)
         self.adapter_modules = nn.ModuleDict(
             {
-                str(layer.index): FaceAttention(layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank)
+                str(layer.number): FaceAttention(layer.hidden_dim, layer.context_dim, num_queries, scale, lora_rank)
                 for layer in layers
             }
         )
@@ -60,25 +62,27 @@ class FaceAdapter(nn.Module):
         """Start from the backbone's own text keys and values, as IP-Adapter does."""
         for layer in backbone.cross_attention_layers():
             key, value = backbone.text_projections(layer)
-            face_attention = self.adapter_modules[str(layer.index)]
+            face_attention = cast(FaceAttention, self.adapter_modules[str(layer.number)])
             face_attention.to_k_face.weight.copy_(key)
             face_attention.to_v_face.weight.copy_(value)
 
     @property
     def scale(self) -> float:
         """λ of Eq. 1: how much the face counts."""
-        return next(iter(self.adapter_modules.values())).scale
+        return self._face_attentions()[0].scale
 
     @scale.setter
     def scale(self, value: float) -> None:
-        for face_attention in self.adapter_modules.values():
+        for face_attention in self._face_attentions():
             face_attention.scale = value
+
+    def _face_attentions(self) -> list[FaceAttention]:
+        return [cast(FaceAttention, module) for module in self.adapter_modules.values()]
 
     def attach(self, backbone: Backbone) -> None:
         """Make the backbone attend to id tokens: from now on its context is [text | id tokens]."""
-        backbone.set_processors(
-            {self.layer_names[i]: FaceAttentionProcessor(module) for i, module in self.adapter_modules.items()}
-        )
+        pairs = zip(self.layer_names.values(), self._face_attentions(), strict=True)
+        backbone.set_processors({name: FaceAttentionProcessor(module) for name, module in pairs})
 
     def id_tokens(self, features: Tensor) -> Tensor:
         """Id tokens of persons; the tokens of several references are averaged.

@@ -138,12 +138,12 @@ class AnimateDiffBackbone(Backbone):
         return [name for name in self.unet.attn_processors if "motion_modules" not in name]
 
     def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
-        """The text cross-attention layers (attn2); odd indices of the official numbering."""
+        """The text cross-attention layers (attn2); odd numbers of the official numbering."""
         layers = []
-        for index, name in enumerate(self._spatial_processors()):
+        for number, name in enumerate(self._spatial_processors()):
             if name.endswith("attn2.processor"):
                 weight = self._attention(name).to_k.weight
-                layers.append(CrossAttentionLayer(index, name, weight.shape[0], weight.shape[1]))
+                layers.append(CrossAttentionLayer(number, name, weight.shape[0], weight.shape[1]))
         return tuple(layers)
 
     def _attention(self, processor_name: str) -> Any:

@@ -18,13 +18,13 @@ class CrossAttentionLayer(NamedTuple):
     """A cross-attention layer that an adapter may attach to.
 
     Attributes:
-        index: position in the official ID-Animator and IP-Adapter key layout (odd numbers).
+        number: position in the official ID-Animator and IP-Adapter key layout (odd numbers).
         name: name of its attention processor in the backbone.
         hidden_dim: width of the queries.
         context_dim: width of the text tokens.
     """
 
-    index: int
+    number: int
     name: str
     hidden_dim: int
     context_dim: int
@@ -66,7 +66,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def cross_attention_layers(self) -> tuple[CrossAttentionLayer, ...]:
-        """The layers that an adapter attaches to, in the order of `index`."""
+        """The layers that an adapter attaches to, in the order of `number`."""
 
     @abstractmethod
     def set_processors(self, processors: Mapping[str, Any] | None) -> None:

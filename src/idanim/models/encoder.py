@@ -21,6 +21,9 @@ class ClipFaceEncoder(nn.Module):
         vision_model: frozen CLIP vision model.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, vision_model: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.vision_model = vision_model
@@ -50,7 +53,9 @@ class ClipFaceEncoder(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the pictures it takes, in pixels."""
-        return int(self.vision_model.config.image_size)
+        size = self.vision_model.config.image_size
+        assert isinstance(size, int)  # CLIP's pictures are square
+        return size
 
     @torch.no_grad()
     def encode(self, references: Tensor) -> Tensor:

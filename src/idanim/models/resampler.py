@@ -6,6 +6,8 @@ Letters: B batch · N encoder tokens · Q queries · D inner width.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +81,8 @@ class Resampler(nn.Module):
         """Encoder tokens [B, N, feature_dim] → id tokens [B, Q, output_dim]."""
         tokens = self.proj_in(features)
         latents = self.latents.expand(features.shape[0], -1, -1)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
             latents = latents + attention(tokens, latents)
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))

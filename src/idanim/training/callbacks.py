@@ -34,6 +34,8 @@ def data_of(trainer: Trainer) -> ReferenceSource:
 class IdTokenShare(Callback):
     """Logs `id_token_share`, the early warning that identity is not being learned.
 
+    It is logged after the first step too, so that its fall or rise can be seen.
+
     Args:
         every_n_steps: how often.
         num_persons: how many persons of the training clips are compared.
@@ -50,9 +52,10 @@ class IdTokenShare(Callback):
         self.references = batch.references if len(batch.identities) > 1 else None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Log at the interval and at the last step."""
+        """Log at the first step, at the interval and at the last step."""
         assert isinstance(pl_module, AdapterTraining)
-        if self.references is not None and is_due(trainer, self.every_n_steps):
+        first = trainer.global_step == 1
+        if self.references is not None and (first or is_due(trainer, self.every_n_steps)):
             pl_module.log("id_token_share", pl_module.token_share(self.references), prog_bar=True)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 
 def csv_logger(output: Path) -> CSVLogger:
@@ -34,7 +38,13 @@ def wandb_logger(
     offline = mode == "offline" or (mode == "auto" and not has_wandb_key())
     output.mkdir(parents=True, exist_ok=True)
     return WandbLogger(
-        name=name or output.name, save_dir=output, offline=offline, project=project, group=group, log_model=False
+        name=name or output.name,
+        save_dir=output,
+        offline=offline,
+        project=project,
+        group=group,
+        log_model=False,
+        settings=wandb.Settings(silent=offline),
     )
 
 
@@ -48,3 +58,22 @@ def has_wandb_key() -> bool:
         return "api.wandb.ai" in netrc.netrc().hosts
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def finish(loggers: Iterable[Logger]) -> None:
+    """End the W&B run, so that the next job of a sweep in this process starts its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            wandb.finish()
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's hardware report and its warnings that do not hold here out of the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "You're resuming from a checkpoint that ended before the epoch",  # the sampler starts at the global step
+        "Found .* module.* in eval mode at the start of training",  # the frozen parts are meant to be
+        "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
+        ".*LeafSpec.* is deprecated",  # inside Lightning
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -119,7 +120,7 @@ class AdapterTraining(LightningModule):
     @contextmanager
     def averaged_adapter(self) -> Iterator[FaceAdapter]:
         """Attach the moving average instead of the weights in training."""
-        averaged: FaceAdapter = self.ema.module
+        averaged = cast(FaceAdapter, self.ema.module)
         averaged.attach(self.backbone)
         try:
             yield averaged
@@ -128,7 +129,7 @@ class AdapterTraining(LightningModule):
 
     # --------------------------------------------------------------------------------------- optimiser
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over the adapter alone, with a linear warm-up."""
         optimizer = self.make_optimizer(self.adapter.parameters())
         warmup = max(1, self.warmup_steps)
@@ -155,7 +156,7 @@ class AdapterTraining(LightningModule):
 
     # ------------------------------------------------------------------------------------- checkpoints
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The adapter's tensors by official key names."""
         return self.adapter.state_dict(*args, **kwargs)
 

@@ -1,0 +1,284 @@
+"""The evaluation program with a sampler that draws and a face engine that knows drawn people."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from conftest import draw_face, make_shards
+
+from idanim.config import Run, restore
+from idanim.evaluation import evaluate
+from idanim.generation.sampler import SamplingSettings
+from idanim.metrics.videos import read_record
+from idanim.types import Face, GeneratedClip, IdanimError
+from idanim.video import encode_mp4
+
+ENTRY = Path(__file__).parents[1] / "evaluate.py"
+PEOPLE = (900, 901, *range(6))
+VIDEO = {"num_frames": 6, "height": 32, "width": 32, "fps": 8}
+SAMPLING = {"num_inference_steps": 4, "guidance_scale": 8.0, "negative_prompt": ""}
+
+
+class DrawnEngine:
+    """Finds the coloured square of a drawn person and gives the person's own vector, without noise."""
+
+    def __init__(self, name="drawn/1"):
+        self.name = name
+
+    def detect(self, rgb):
+        rows, columns = np.nonzero(np.abs(rgb.astype(int) - 128).max(axis=-1) > 25)
+        if len(rows) < 16:
+            return []
+        box = tuple(float(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        return [Face(box, np.zeros((5, 2), np.float32), 0.9)]
+
+    def embed(self, rgb, face):
+        left, top, right, bottom = (int(v) for v in face.box)
+        colour = np.median(rgb[top:bottom, left:right].reshape(-1, 3), axis=0)
+        colours = {person: np.random.default_rng(person).integers(0, 256, 3) for person in PEOPLE}
+        person = min(PEOPLE, key=lambda p: np.abs(colours[p] - colour).sum())
+        vector = np.random.default_rng(person).standard_normal(16).astype(np.float32)
+        return vector / np.linalg.norm(vector)
+
+
+class DrawingSampler:
+    """Shows its reference, shaking; grey without one. Fails after `budget` videos, as a killed run would."""
+
+    def __init__(self, budget=1000):
+        self.budget = budget
+        self.asked = []
+
+    def generate(self, references, prompt, seed, settings: SamplingSettings, identity=""):
+        if len(self.asked) == self.budget:
+            raise KeyboardInterrupt
+        self.asked.append((identity, prompt, seed, settings.num_inference_steps))
+        plain = np.full((settings.height, settings.width, 3), 128, np.uint8)
+        picture = references[0] if references else plain
+        frames = [np.roll(picture, seed + i % 2, axis=1) for i in range(settings.num_frames)]
+        return GeneratedClip(np.stack(frames), settings.fps, prompt, identity, seed)
+
+
+@pytest.fixture
+def ckpt(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+def run(output, engine="drawn/1", **values):
+    config = restore("evaluate", {"choices": {"logger": "csv"}, "values": {"output": str(output), **values}})
+    config["faces"] = {"_target_": f"{__name__}.DrawnEngine", "name": engine}
+    return Run(config, Path(output), {"faces": "drawn", "logger": "csv"}, "abc123")
+
+
+def loader(sampler, shards):
+    trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING}, "data": {"shards": str(shards)}}
+    return lambda ckpt, overrides, device, scale: (sampler, trained)
+
+
+def evaluate_grid(output, ckpt, shards, sampler, **values):
+    values = {"ckpt": str(ckpt), "prompts": ["a hat", "a beach"], **values}
+    return evaluate(run(output, **values), loader(sampler, shards))
+
+
+def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
+    sampler = DrawingSampler()
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, seeds=[0, 1], num_identities=2)
+    assert sorted(sampler.asked) == [
+        (person, prompt, seed, 4) for person in ("p900", "p901") for prompt in ("a beach", "a hat") for seed in (0, 1)
+    ]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
+    summary = {name: figure["mean"] for name, figure in result["summary"].items()}
+    stored_to_own = [own_similarity(person) for person in (900, 901)]
+    assert summary["face_similarity"] == pytest.approx(np.mean(stored_to_own), abs=1e-4)
+    assert summary["face_similarity"] == summary["detected_face_similarity"] > 0.9
+    assert summary["face_detection_rate"] == 1
+    assert abs(summary["chance_similarity"]) < 0.6
+    assert summary["motion"] > 0
+    assert summary["normalised_similarity"] > 0.9
+    assert result["real_pairs"] == "same clip"
+    assert result["summary"]["face_similarity"]["n"] == 2
+    assert len(result["videos"]) == 8
+    assert result["face_engine"] == "drawn/1"
+    for name in ("grid.png", "report.md"):
+        assert (tmp_path / "out" / name).stat().st_size > 100
+    assert "face_similarity" in capsys.readouterr().out
+    record = read_record(tmp_path / "out" / "videos" / result["videos"][0]["video"])
+    assert (record.prompt, record.identity, record.seed, record.system) == ("a hat", "p900", 0, "adapter")
+    assert record.made_with["sampling"] == VIDEO | SAMPLING
+
+
+def own_similarity(person):
+    """Cosine of a person's noiseless vector to the stored one of the first pool face, by hand."""
+    base = np.random.default_rng(person).standard_normal(16)
+    noisy = base + 0.1 * np.random.default_rng([person, 0]).standard_normal(16)
+    return float(base @ noisy / np.linalg.norm(base) / np.linalg.norm(noisy))
+
+
+def test_interrupted_run_goes_on_where_it_stopped(tmp_path, ckpt, shards):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(budget=3))
+    second = DrawingSampler()
+    resumed = evaluate_grid(tmp_path / "out", ckpt, shards, second)
+    assert len(second.asked) == 1
+    assert evaluate_grid(tmp_path / "straight", ckpt, shards, DrawingSampler()) == resumed
+
+
+def test_only_what_changed_is_generated_again(tmp_path, ckpt, shards):
+    evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
+    for values, num_generated in (
+        ({}, 0),
+        ({"prompts": ["a hat", "a boat"]}, 2),
+        ({"sampling": {"num_inference_steps": 9}}, 4),
+        ({"scale": 0.5}, 4),
+    ):
+        sampler = DrawingSampler()
+        evaluate_grid(tmp_path / "out", ckpt, shards, sampler, **values)
+        assert len(sampler.asked) == num_generated, values
+    ckpt.write_bytes(b"other weights")
+    sampler = DrawingSampler()
+    evaluate_grid(tmp_path / "out", ckpt, shards, sampler)
+    assert len(sampler.asked) == 4
+
+
+def test_baseline_shows_nobody_and_scores_zero(tmp_path, ckpt, shards):
+    sampler = DrawingSampler()
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, baseline=True)
+    assert [asked for asked in sampler.asked if not asked[0]] == [("", "a hat", 0, 4), ("", "a beach", 0, 4)]
+    assert result["summary"]["no_adapter/face_similarity"]["mean"] == 0
+    assert result["summary"]["no_adapter/face_detection_rate"] == {"mean": 0, "low": None, "high": None, "n": 1}
+    assert result["summary"]["face_similarity"]["mean"] > 0.9
+
+
+def test_videos_are_scored_without_a_checkpoint(tmp_path, ckpt, shards):
+    made = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
+    videos = tmp_path / "out" / "videos"
+    scored = evaluate(run(tmp_path / "again", videos=str(videos), data={"shards": str(shards)}), load=None)
+    assert scored["summary"] == made["summary"]
+
+
+def test_unreadable_video_counts_as_showing_nobody(tmp_path, ckpt, shards, capsys):
+    made = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
+    videos = tmp_path / "out" / "videos"
+    (videos / made["videos"][0]["video"]).write_bytes(b"\0\0\0\x18ftypmp42")
+    scored = evaluate(run(tmp_path / "again", videos=str(videos), data={"shards": str(shards)}), load=None)
+    problems = {row["video"]: row["problem"] for row in scored["videos"] if row["problem"]}
+    assert list(problems) == [made["videos"][0]["video"]]
+    assert scored["summary"]["face_similarity"]["mean"] == pytest.approx(
+        made["summary"]["face_similarity"]["mean"] * 3 / 4, abs=0.01
+    )
+    assert "Unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["grey", "someone_else", "frozen"])
+def test_worse_videos_score_worse(tmp_path, ckpt, shards, change):
+    """A video is replaced by a worse one, and the figure that should notice falls."""
+    made = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
+    videos = tmp_path / "out" / "videos"
+    worse = {"grey": np.full((32, 32, 3), 128, np.uint8), "someone_else": draw_face(3), "frozen": draw_face(900)}
+    path = videos / made["videos"][0]["video"]
+    path.write_bytes(encode_mp4(np.stack([worse[change]] * 6), 8.0))
+    scored = evaluate(run(tmp_path / "again", videos=str(videos), data={"shards": str(shards)}), load=None)
+    metric = "motion" if change == "frozen" else "face_similarity"
+    before, after = ({row["video"]: row[metric] for row in result["videos"]} for result in (made, scored))
+    changed = made["videos"][0]["video"]
+    assert after[changed] < 0.7 * before[changed]
+    assert scored["summary"][metric]["mean"] < made["summary"][metric]["mean"]
+
+
+def test_real_pairs_are_of_other_clips_in_training_shards(tmp_path, ckpt):
+    shards = make_shards(tmp_path / "shards", persons=3, val=0)
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), num_identities=2)
+    assert result["real_pairs"] == "other clips"
+    assert [row["identity"] for row in result["identities"]] == ["p000", "p001"]
+    assert result["summary"]["real_pair_similarity"]["mean"] < result["summary"]["face_similarity"]["mean"]
+
+
+def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
+    shards = make_shards(tmp_path / "shards", persons=3, val=1)
+    sampler = DrawingSampler()
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, baseline=True, num_identities=3)
+    assert {asked[0] for asked in sampler.asked} == {"p900", ""}
+    assert [(row["system"], row["identity"]) for row in result["identities"]] == [
+        ("adapter", "p900"),
+        ("no_adapter", "p900"),
+    ]
+    assert result["summary"]["chance_similarity"]["n"] == 1
+    assert result["summary"]["different_person_similarity"]["n"] == 3
+    assert result["summary"]["normalised_similarity"]["mean"] > 0.9
+    videos = str(tmp_path / "out" / "videos")
+    values = {"videos": videos, "data": {"shards": str(shards)}, "num_identities": 3}
+    assert evaluate(run(tmp_path / "again", **values), load=None)["summary"] == result["summary"]
+
+
+def test_another_engine_embeds_the_crops_and_has_no_ceiling(tmp_path, ckpt, shards, capsys):
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"]}
+    result = evaluate(run(tmp_path / "out", engine="drawn/2", **values), loader(DrawingSampler(), shards))
+    assert result["summary"]["face_similarity"]["mean"] == pytest.approx(1, abs=1e-5)
+    assert result["summary"]["real_pair_similarity"]["n"] == 0
+    assert result["summary"]["normalised_similarity"]["mean"] is None
+    assert "no ceiling" in capsys.readouterr().out
+
+
+def test_untrained_backbone_is_said_to_show_no_face(tmp_path, ckpt, shards, capsys):
+    class Grey(DrawingSampler):
+        def generate(self, references, *args, **kwargs):
+            return super().generate([], *args, **kwargs)
+
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, Grey())
+    assert result["summary"]["face_similarity"]["mean"] == 0
+    assert "No face was found in any video" in capsys.readouterr().out
+
+
+def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "num_identities": 1}
+    config = restore("evaluate", {"choices": {"logger": "wandb"}, "values": {"output": str(tmp_path), **values}})
+    config["faces"] = {"_target_": f"{__name__}.DrawnEngine"}
+    evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(DrawingSampler(), shards))
+    assert wandb.run is None
+    media = sorted(p.suffix for p in (tmp_path / "out" / "wandb").rglob("files/media/**/*") if p.is_file())
+    assert media == [".json", ".mp4"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give either ckpt=<file>"),
+        ({"ckpt": "a", "videos": "b"}, "give either ckpt=<file>"),
+        ({"ckpt": "nowhere.safetensors"}, "there is no such file"),
+        ({"ckpt": "{ckpt}", "prompts": "nowhere.txt"}, "there is no such file; shipped"),
+        ({"ckpt": "{ckpt}", "data": {"shards": "/nowhere"}}, "no such folder or file"),
+        ({"ckpt": "{ckpt}", "references": "/nowhere"}, "no such folder"),
+        ({"videos": "/nowhere"}, "no such folder"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, ckpt, shards, values, message):
+    values = {key: str(ckpt) if value == "{ckpt}" else value for key, value in values.items()}
+    with pytest.raises(IdanimError, match=message):
+        evaluate(run(tmp_path / "out", **values), loader(DrawingSampler(), shards))
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
+    evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
+    others = make_shards(tmp_path / "others", persons=2, val=0)
+    with pytest.raises(IdanimError, match="none of the 2 people"):
+        evaluate(run(tmp_path / "again", videos=str(tmp_path / "out" / "videos"), data={"shards": str(others)}), None)
+
+
+def test_program_says_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", "faces.pack=none", f"faces.root={tmp_path}"]
+    )
+    with pytest.raises(SystemExit, match="none"):
+        runpy.run_path(str(ENTRY), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "num_identites=3"])
+    with pytest.raises(SystemExit, match="did you mean num_identities"):
+        runpy.run_path(str(ENTRY), run_name="__main__")

@@ -1,0 +1,75 @@
+"""One direction of imports: the table of DESIGN, held by walking the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "idanim"
+BASE = {"types", "files"}
+MAY_IMPORT = {
+    "types": set(),
+    "files": set(),
+    "config": {"types"},
+    "pictures": {"types"},
+    "video": {"types"},
+    "faces": {"types"},
+    "data": BASE | {"video", "pictures"},
+    "curation": BASE | {"video", "pictures", "faces", "data"},
+    "models": BASE,
+    "training": BASE | {"models"},
+    "generation": BASE | {"video", "pictures", "models"},
+    "metrics": BASE | {"video", "pictures", "faces"},
+    "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
+}
+CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
+ENTRY_POINTS = {"assembly", "compare", "curate", "evaluation", "previews", "shard_people"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every `idanim.…` module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name for name in names if name.startswith("idanim.")}
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_keep_their_direction(path: Path) -> None:
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own in ENTRY_POINTS or own == "__init__":
+        return
+    assert own in MAY_IMPORT, f"{own} is neither a known package nor an entry point"
+    for module in imported_modules(path):
+        allowed = MAY_IMPORT[own] | {own}
+        assert room(module) in allowed, f"{path.name} imports {module}; {own} may import {sorted(allowed)}"
+        if own == "curation" and room(module) == "data" and module.count(".") >= 2:
+            assert any(module.startswith(name) for name in CURATION_MAY_USE_OF_DATA), f"{path.name}: {module}"
+
+
+def test_nobody_imports_an_entry_point_but_entry_points() -> None:
+    for path in FILES:
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own not in ENTRY_POINTS:
+            assert not {room(m) for m in imported_modules(path)} & ENTRY_POINTS, path
+
+
+def test_hydra_stays_in_config() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert path.name == "config.py" or not any(w in text for w in ("import hydra", "from hydra", "omegaconf")), path
