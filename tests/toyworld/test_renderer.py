@@ -3,7 +3,6 @@ import torch
 
 from idanim.toyworld.people import (
     ACTIONS,
-    HAIR_COLOURS,
     NUM_VALUES,
     Attributes,
     Scene,
@@ -102,6 +101,6 @@ def test_actions_move_what_they_say() -> None:
     assert spread["blinking"][7] > 0.5
 
 
-def test_values_have_names() -> None:
-    assert NUM_VALUES.hair_colour == len(HAIR_COLOURS)
-    assert NUM_VALUES.action == len(ACTIONS)
+def test_values_are_counted() -> None:
+    attributes = make_scene(0, people=2000, num_frames=1).attributes._asdict()
+    assert {name: int(value.max()) + 1 for name, value in attributes.items()} == NUM_VALUES

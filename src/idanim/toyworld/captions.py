@@ -93,6 +93,7 @@ def build_tokenizer() -> CLIPTokenizer:
     """Build the tokenizer, padded to MAX_TOKENS."""
     tokens, merges = vocabulary()
     return CLIPTokenizer(
-        vocab=tokens, merges=merges, bos_token=START, eos_token=END, unk_token=END, pad_token=END,
+        vocab=tokens, merges=merges,  # type: ignore[arg-type]  # pairs are what its backend takes
+        bos_token=START, eos_token=END, unk_token=END, pad_token=END,
         model_max_length=MAX_TOKENS,
     )  # fmt: skip

@@ -13,9 +13,11 @@ learn, before a single step of training.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 PATCH_PX = 4
@@ -92,7 +94,7 @@ def write_encoder(codec: AutoencoderKL, weights: Tensor, bias: Tensor) -> None:
     _write_projection(projection, encoder, weights[:, source], bias)
 
 
-def _pass(resnet: nn.Module, num_channels: int) -> None:
+def _pass(resnet: Any, num_channels: int) -> None:
     """Carry channels unchanged through a residual block whose branch is zero."""
     if resnet.conv_shortcut is None:
         return
@@ -100,7 +102,7 @@ def _pass(resnet: nn.Module, num_channels: int) -> None:
         resnet.conv_shortcut.weight[channel, channel, 0, 0] = 1
 
 
-def _gather_patches(block: nn.Module, num_channels: int, constant: int) -> list[tuple[int, int, int]]:
+def _gather_patches(block: Any, num_channels: int, constant: int) -> list[tuple[int, int, int]]:
     """Let a strided convolution move 2×2 neighbours into channels, the constant channel last.
 
     Returns:
@@ -114,7 +116,7 @@ def _gather_patches(block: nn.Module, num_channels: int, constant: int) -> list[
     return held
 
 
-def _write_projection(projection: nn.Module, encoder: nn.Module, weights: Tensor, bias: Tensor) -> None:
+def _write_projection(projection: Any, encoder: Any, weights: Tensor, bias: Tensor) -> None:
     norm, output = encoder.conv_norm_out, encoder.conv_out
     shortcut = projection.conv_shortcut
     inputs = weights.shape[1]

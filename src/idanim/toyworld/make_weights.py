@@ -24,6 +24,7 @@ from idanim.toyworld import weights
 from idanim.toyworld.codec import read_encoder
 from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
 from idanim.toyworld.networks import ActionReader, Detector, Reader, Recogniser
+from idanim.toyworld.onnx_export import export_recogniser
 from idanim.toyworld.stages import adapter, autoencoder, backbone, gates, motion, reader, recogniser, vision
 from idanim.toyworld.stages.corpus import TEST_SEED, TRAIN_SEED, Corpus, render_corpus
 from idanim.toyworld.stages.loop import Schedule
@@ -205,6 +206,7 @@ class Workshop:
         weights.save_network(self.detector, faces / "detector.safetensors")
         first = self.recogniser("a")
         weights.save_network(first, faces / "recogniser_a.safetensors")
+        export_recogniser(first, faces / "recogniser_a.onnx")
         weights.save_network(self.metric_recogniser, faces / "recogniser_b.safetensors")
         weights.save_network(self.reader, readers / "reader.safetensors")
         weights.save_network(self.action_reader, readers / "action_reader.safetensors")

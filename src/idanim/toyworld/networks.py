@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idanim.toyworld.people import NUM_VALUES, POSE, POSE_MEAN, POSE_SPREAD, Attributes
+from idanim.toyworld.people import NUM_VALUES, POSE, POSE_MEAN, POSE_SPREAD
 
 CROP_SIZE_PX = 28
 """The recognisers see a 112 px ArcFace crop averaged to this size."""
 EMBEDDING_WIDTH = 128
 RECOGNISER_WIDTHS = {"a": (48, 80, 128), "b": (40, 88, 120)}
 """Channels of the two recognisers. The second takes no part in any training: it only measures."""
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Store convolutions as CPUs like them; changes speed only."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class ResidualBlock(nn.Module):
@@ -81,7 +86,7 @@ class Reading(NamedTuple):
     """[B, 8], see people.POSE."""
 
 
-VISIBLE = {name: size for name, size in zip(Attributes._fields, NUM_VALUES, strict=True) if name != "action"}
+VISIBLE = {name: size for name, size in NUM_VALUES.items() if name != "action"}
 
 
 class Reader(nn.Module):

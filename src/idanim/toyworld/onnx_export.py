@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(value.detach().numpy().astype(np.float32), name))
         return name
 
-    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"value_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=f"{kind}_{len(self.nodes)}", **attributes))
         return name
@@ -39,11 +40,8 @@ class _Graph:
         if norm is None:
             inputs.append(self.weight(weight))
         else:
-            gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            inputs += [
-                self.weight(weight * gain[:, None, None, None]),
-                self.weight(norm.bias - norm.running_mean * gain),
-            ]
+            gain, shift = _affine(norm)
+            inputs += [self.weight(weight * gain[:, None, None, None]), self.weight(shift)]
         kernel, stride, padding = list(layer.kernel_size), list(layer.stride), list(layer.padding) * 2
         return self.add("Conv", *inputs, kernel_shape=kernel, strides=stride, pads=padding)
 
@@ -56,6 +54,14 @@ class _Graph:
         return self.add("Relu", self.add("Add", branch, shortcut))
 
 
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Give the gain and shift that a batch normalisation applies in evaluation mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return gain, norm.bias - norm.running_mean * gain
+
+
 @torch.no_grad()
 def export_recogniser(recogniser: Recogniser, path: Path) -> None:
     """Write `recogniser` (in evaluation mode) to `path`, with its normalisation folded into convolutions.
@@ -64,7 +70,8 @@ def export_recogniser(recogniser: Recogniser, path: Path) -> None:
     """
     graph = _Graph()
     x = graph.add("AveragePool", "input.1", kernel_shape=[4, 4], strides=[4, 4])
-    _, first, norm, _, *blocks, _ = recogniser.trunk
+    layers: list[Any] = list(recogniser.trunk)
+    _, first, norm, _, *blocks, _ = layers
     # PixelUnshuffle orders channels as (colour, row, column), SpaceToDepth as (row, column, colour).
     order = torch.arange(12).reshape(3, 2, 2).permute(1, 2, 0).flatten()
     x = graph.add("SpaceToDepth", x, blocksize=2)
@@ -74,9 +81,9 @@ def export_recogniser(recogniser: Recogniser, path: Path) -> None:
     for block in blocks:
         x = graph.residual_block(x, block)
     x = graph.add("Flatten", x)
-    gain = recogniser.norm.weight / torch.sqrt(recogniser.norm.running_var + recogniser.norm.eps)
+    gain, shift = _affine(recogniser.norm)
     weight = recogniser.project.weight * gain[:, None]
-    bias = (recogniser.project.bias - recogniser.norm.running_mean) * gain + recogniser.norm.bias
+    bias = recogniser.project.bias * gain + shift
     graph.add("Gemm", x, graph.weight(weight), graph.weight(bias), output="embedding", transB=1)
     size = ARCFACE_SIZE_PX
     model = helper.make_model(

@@ -64,10 +64,15 @@ class Attributes(NamedTuple):
     """Index into ACTIONS."""
 
 
-NUM_VALUES = Attributes(
-    background=len(COLOURS), shirt=len(COLOURS), hat=1 + len(COLOURS), glasses=2,
-    hair_colour=len(HAIR_COLOURS), hair_style=len(HAIR_STYLES), action=len(ACTIONS),
-)  # type: ignore[arg-type]  # fmt: skip
+NUM_VALUES = {
+    "background": len(COLOURS),
+    "shirt": len(COLOURS),
+    "hat": 1 + len(COLOURS),
+    "glasses": 2,
+    "hair_colour": len(HAIR_COLOURS),
+    "hair_style": len(HAIR_STYLES),
+    "action": len(ACTIONS),
+}
 """How many values each attribute takes."""
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
-from idanim.models.attention import FaceAttentionProcessor
+from idanim.models.attention import FaceAttention, FaceAttentionProcessor
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
@@ -49,6 +49,9 @@ def build_adapter(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder) -> Fa
 
 class Teacher(nn.Module):
     """Identity vector → id tokens."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, identity: Tensor, num_queries: int = 16) -> None:
         super().__init__()
@@ -99,6 +102,7 @@ def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) ->
     """Make the picture model attend to id tokens; its layers have the names of the video model's."""
     processors = dict(unet.attn_processors)
     for index, module in adapter.adapter_modules.items():
+        assert isinstance(module, FaceAttention)
         processors[adapter.layer_names[index]] = FaceAttentionProcessor(module)
     unet.set_attn_processor(processors)
 

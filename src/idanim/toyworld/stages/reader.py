@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from idanim.toyworld.degrade import degrade
-from idanim.toyworld.networks import VISIBLE, ActionReader, Detector, Reader
+from idanim.toyworld.networks import VISIBLE, ActionReader, Detector, Reader, use_channels_last
 from idanim.toyworld.people import ACTIONS, HAIR_STYLES, POSE, POSE_SPREAD, Attributes
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
@@ -36,7 +36,7 @@ def train_reader(train: Corpus, folder: Path, schedule: Schedule) -> Reader:
     """Train the frame reader, resuming from `folder`."""
     torch.manual_seed(4)
     model = Reader()
-    model.trunk.to(memory_format=torch.channels_last)
+    use_channels_last(model.trunk)
     attributes = train.scene.attributes._asdict()
 
     def loss(step: int, generator: Generator) -> Tensor:
@@ -140,7 +140,7 @@ def train_detector(train: Corpus, folder: Path, schedule: Schedule) -> Detector:
     """Train the face detector, resuming from `folder`."""
     torch.manual_seed(6)
     model = Detector()
-    model.trunk.to(memory_format=torch.channels_last)
+    use_channels_last(model.trunk)
     num_hidden = int(HIDDEN_SHARE * BATCH_SIZE)
     present = torch.ones(BATCH_SIZE)
     present[:num_hidden] = 0

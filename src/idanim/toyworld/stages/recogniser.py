@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.degrade import degrade
-from idanim.toyworld.networks import CROP_SIZE_PX, EMBEDDING_WIDTH, RECOGNISER_WIDTHS, Recogniser, unit
+from idanim.toyworld.networks import (
+    CROP_SIZE_PX,
+    EMBEDDING_WIDTH,
+    RECOGNISER_WIDTHS,
+    Recogniser,
+    unit,
+    use_channels_last,
+)
 from idanim.toyworld.people import NUM_IDENTITY
 from idanim.toyworld.stages.corpus import Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
@@ -75,7 +82,7 @@ def train_recogniser(name: str, train: Corpus, folder: Path, schedule: Schedule)
     model = Classifier(RECOGNISER_WIDTHS[name], int(people.max() - people.min()) + 1)
     identity = train.scene.identity
     identity = (identity - identity.mean(0)) / identity.std(0)
-    model.recogniser.trunk.to(memory_format=torch.channels_last)
+    use_channels_last(model.recogniser.trunk)
 
     def loss(step: int, generator: Generator) -> Tensor:
         clip = first + torch.randint(half, (BATCH_SIZE,), generator=generator)
