@@ -53,9 +53,10 @@ class Plan:
     vision: int = 3000
     backbone: int = 6000
     motion: int = 4000
-    teacher: int = 800
-    resampler: int = 1500
-    adapter: int = 1500
+    teacher: int = 1500
+    resampler: int = 1000
+    attention: int = 1000
+    adapter: int = 500
 
     def shortened(self, num_steps: int, num_people: int) -> Plan:
         """Give every stage `num_steps`, on `num_people`, to see that everything runs."""
@@ -181,6 +182,8 @@ class Workshop:
         teacher = adapter.train_teacher(loss, trained, self.state, Schedule(self.plan.teacher, 2e-3, ema_decay=0.99))
         schedule = Schedule(self.plan.resampler, 1e-3, flat_share=0.3, ema_decay=0.99)
         adapter.distil_resampler(teacher, self.vision, trained, self.train, self.state, schedule)
+        schedule = Schedule(self.plan.attention, 2e-3, flat_share=0.3, ema_decay=0.99)
+        adapter.train_attention(loss, self.vision, trained, self.state, schedule)
         schedule = Schedule(self.plan.adapter, 2e-4, flat_share=0.3, ema_decay=0.99)
         adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
         return trained

@@ -5,7 +5,8 @@ nothing while its tokens say nothing, and the other way round. So they are taugh
 
 1. keys and values with tokens made by a small network from the true identity vector (the teacher);
 2. the resampler, to give the teacher's tokens from the encoder's view of one picture;
-3. both together, gently, by the diffusion loss with the picture itself as reference.
+3. keys and values again, with the resampler's tokens, which are less sure than the teacher's;
+4. both together, gently. The reference is the picture itself, as in IP-Adapter.
 """
 
 from __future__ import annotations
@@ -154,6 +155,21 @@ def distil_resampler(
         return F.mse_loss(adapter.id_tokens(features), teacher(train.scene.identity[clip], known))
 
     fit("resampler", resampler, loss, schedule, folder / "adapter_resampler.pt", seed=10)
+
+
+def train_attention(
+    loss_of: PictureLoss, encoder: ClipFaceEncoder, adapter: FaceAdapter, folder: Path, schedule: Schedule
+) -> None:
+    """Train keys and values with the tokens of the resampler, which stays as it is, resuming from `folder`."""
+    train = loss_of.train
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+        with torch.no_grad():
+            tokens = adapter.id_tokens(face_features(encoder, train, clip, frame, known, generator))
+        return loss_of(clip, frame, tokens, generator)
+
+    fit("attention", adapter.adapter_modules, loss, schedule, folder / "adapter_attention.pt", seed=12)
 
 
 def train_adapter(
