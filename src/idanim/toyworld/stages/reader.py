@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -62,15 +63,18 @@ def train_action_reader(reader: Reader, train: Corpus, folder: Path, schedule: S
     """Train the action reader on what the frame reader sees in the first clips."""
     torch.manual_seed(5)
     model = ActionReader(train.num_frames, len(ACTIONS))
-    tracks = torch.cat(
-        [read_tracks(reader, train.clips(part)) for part in torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)]
-    )
-    tracks = tracks / POSE_SPREAD
+
+    @cache
+    def tracks() -> Tensor:
+        parts = torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)
+        return torch.cat([read_tracks(reader, train.clips(part)) for part in parts]) / POSE_SPREAD
+
     action = train.scene.attributes.action
 
     def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(len(tracks), (BATCH_SIZE,), generator=generator)
-        track = tracks[clip] + 0.15 * torch.randn(BATCH_SIZE, *tracks.shape[1:], generator=generator)
+        clip = torch.randint(len(tracks()), (BATCH_SIZE,), generator=generator)
+        track = tracks()[clip]
+        track = track + 0.15 * torch.randn(track.shape, generator=generator)
         return F.cross_entropy(model(track), action[clip])
 
     fit("action reader", model, loss, schedule, folder / "action_reader.pt", seed=5)
