@@ -21,7 +21,7 @@ if [ -z "${FACES_ROOT:-}" ]; then
     [ -d "$FACES_ROOT/models" ] || FACES_ROOT="$HOME/.insightface"
 fi
 if [ -z "${FACES_PACK:-}" ]; then
-    FACES_PACK="$(ls "$FACES_ROOT/models" 2>/dev/null | head -n 1)"
+    FACES_PACK="$(ls "$FACES_ROOT/models" 2>/dev/null | head -n 1 || true)"
     FACES_PACK="${FACES_PACK:-buffalo_l}"
 fi
 faces=("faces.root=$FACES_ROOT" "faces.pack=$FACES_PACK" "faces.det_size=320")

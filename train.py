@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from idanim.config import Run, build, program, storable
 
@@ -13,7 +14,8 @@ log = logging.getLogger(__name__)
 def main(run: Run) -> None:
     """Compose → build → fit."""
     # Torch and Lightning load only once the command line is right.
-    from idanim.assembly import build_models
+    from idanim.assembly import build_models, build_trainer
+    from idanim.models.checkpoint import check_resumable
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
@@ -21,6 +23,11 @@ def main(run: Run) -> None:
 
     quiet_lightning()
     config, output = run.config, run.output
+    last = output / "checkpoints" / "last.ckpt"
+    ckpt = config["ckpt"] or (last if last.is_file() else None)
+    if ckpt:
+        check_resumable(Path(ckpt))
+        log.info("going on from %s", ckpt)
     models = build_models(config)
     data = build(
         config["data"],
@@ -30,14 +37,10 @@ def main(run: Run) -> None:
     )
     module = build(config["training"], **models._asdict(), stored_config=storable(run))
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
-    callbacks = training_callbacks(
-        output, config["every_n_steps"], config["data"]["batch_size"], PreviewMaker.from_config(config, output, loggers)
-    )
-    trainer = build(config["trainer"], logger=loggers, callbacks=callbacks, default_root_dir=str(output))
-    last = output / "checkpoints" / "last.ckpt"
-    ckpt = config["ckpt"] or (str(last) if last.is_file() else None)
-    if ckpt:
-        log.info("going on from %s", ckpt)
+    clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
+    previews = PreviewMaker.from_config(config, output, loggers)
+    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
+    trainer = build_trainer(config, output, loggers, callbacks)
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     finally:
@@ -46,7 +49,8 @@ def main(run: Run) -> None:
         write_summary(output, {"config": storable(run), "steps": trainer.global_step})
         adapter = output / "adapter.safetensors"
         print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
-        print(f"next      python evaluate.py ckpt={adapter}")
+        faces = "".join(f" faces.{key}={config['faces'][key]}" for key in ("pack", "root") if key in config["faces"])
+        print(f"next      python evaluate.py ckpt={adapter}{faces}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def composed(arguments: list[str], config_name: str = "curate") -> Any:
 
 @pytest.mark.parametrize("text", AWKWARD)
 def test_text_keys_arrive_letter_by_letter(text: str) -> None:
-    assert composed([f"input={text}", "output=x"]) == text
+    assert composed([f"input={text}", "output=x"]) == str(Path(text).expanduser())
 
 
 @pytest.mark.parametrize("text", [t for t in AWKWARD if t not in ("007", "1e5", "true", "{a: b}") and "${" not in t])
@@ -70,6 +70,29 @@ def test_other_keys_take_what_the_grammar_refuses_as_text(text: str) -> None:
 def test_typed_values_keep_their_type(argument: str, value: Any) -> None:
     assert plain_arguments([argument]) == [argument]
     assert parsed(argument) == value
+
+
+@pytest.mark.parametrize("text", ["'Til dawn, a man", '"Yes", she said', "it's", "$HOME/${x}"])
+def test_prose_with_quotes_and_dollars(text: str) -> None:
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra.compose("curate", overrides=plain_arguments([f"captions.text={text}", "input=x"]))
+        assert cfg.captions.text == text
+
+
+@pytest.mark.parametrize("key", ["input", "output", "data.shards"])
+def test_an_empty_path_is_not_this_folder(key: str) -> None:
+    with pytest.raises(IdanimError, match=f"{key}= is empty"):
+        plain_arguments([f"{key}="])
+
+
+def test_quoting_twice_changes_nothing() -> None:
+    once = plain_arguments([f"input={text}" for text in AWKWARD])
+    assert plain_arguments(once) == once
+
+
+def test_lists_whose_items_the_grammar_refuses() -> None:
+    (argument,) = plain_arguments(["prompts=[A man (close-up), another; f=1.8]"])
+    assert parsed(argument) == ["A man (close-up)", "another; f=1.8"]
 
 
 def test_lists_of_paths_stay_lists() -> None:
@@ -110,9 +133,10 @@ def test_a_wrong_key_or_group_names_the_right_one(argument: str, hint: str) -> N
 
 
 def test_right_keys_pass() -> None:
-    check_overrides(
-        "train", ["experiment=random_ref", "reference=random,first_frame", "adapter.scale=0.5", "+new.key=1"]
-    )
+    right = ["experiment=random_ref", "reference=random,first_frame", "adapter.scale=0.5", "+new.key=1"]
+    check_overrides("train", right)
+    check_overrides("train", ["backbone=tiny,animatediff", "backbone.model.path=x"])
+    check_overrides("train", ["reference=glob(*)"])
 
 
 # ------------------------------------------------------------------------------- every config, every option
@@ -217,8 +241,16 @@ def test_nothing_to_build_is_ever_read_from_a_file() -> None:
 def test_an_unknown_stored_choice_is_an_error() -> None:
     stored = storable(make_run([]))
     stored["choices"]["backbone"] = "removed"
-    with pytest.raises(IdanimError, match="does not fit this version"):
+    with pytest.raises(IdanimError, match="backbone=removed, which this version does not have"):
         restore("train", stored)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"backbone.model._target_": "idanim.files.write_text"}, {"+x": "1"}, {"backbone": "../train"}, None]
+)
+def test_choices_are_nothing_but_options_of_groups(choices: Any) -> None:
+    with pytest.raises(IdanimError, match="stored configuration"):
+        restore("train", {"choices": choices, "values": {}})
 
 
 # ------------------------------------------------------------------------------------------- the programs

@@ -104,6 +104,8 @@ def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     assert result["summary"]["face_similarity"]["n"] == 2
     assert len(result["videos"]) == 8
     assert result["face_engine"] == "drawn/1"
+    assert result["people_from"] == {"shown": [f"val split of {shards}"], "strangers": []}
+    assert f"People from: val split of {shards}." in (tmp_path / "out" / "report.md").read_text()
     for name in ("grid.png", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 100
     assert "face_similarity" in capsys.readouterr().out
@@ -195,6 +197,8 @@ def test_real_pairs_are_of_other_clips_in_training_shards(tmp_path, ckpt):
     result = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), num_identities=2)
     assert result["real_pairs"] == "other clips"
     assert [row["identity"] for row in result["identities"]] == ["p000", "p001"]
+    assert result["people_from"] == {"shown": [f"train split of {shards}"], "strangers": []}
+    assert "may have been trained on" in (tmp_path / "out" / "report.md").read_text()
     assert result["summary"]["real_pair_similarity"]["mean"] < result["summary"]["face_similarity"]["mean"]
 
 
@@ -207,6 +211,7 @@ def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
         ("adapter", "p900"),
         ("no_adapter", "p900"),
     ]
+    assert result["people_from"] == {"shown": [f"val split of {shards}"], "strangers": [f"train split of {shards}"]}
     assert result["summary"]["chance_similarity"]["n"] == 1
     assert result["summary"]["different_person_similarity"]["n"] == 3
     assert result["summary"]["normalised_similarity"]["mean"] > 0.9
@@ -268,16 +273,18 @@ def test_mistakes_are_named(tmp_path, ckpt, shards, values, message):
 def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
     evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
     others = make_shards(tmp_path / "others", persons=2, val=0)
-    with pytest.raises(IdanimError, match="none of the 2 people"):
+    with pytest.raises(IdanimError, match="people wanted: 2"):
         evaluate(run(tmp_path / "again", videos=str(tmp_path / "out" / "videos"), data={"shards": str(others)}), None)
 
 
 def test_program_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", "faces.pack=none", f"faces.root={tmp_path}"]
-    )
-    with pytest.raises(SystemExit, match="none"):
+    faces = ["faces.pack=none", f"faces.root={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", *faces])
+    with pytest.raises(SystemExit, match=r"'a, b\.safetensors': there is no such file"):
+        runpy.run_path(str(ENTRY), run_name="__main__")
+    (tmp_path / "a, b.safetensors").touch()
+    with pytest.raises(SystemExit, match=r"faces\.pack=none"):
         runpy.run_path(str(ENTRY), run_name="__main__")
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "num_identites=3"])
     with pytest.raises(SystemExit, match="did you mean num_identities"):

@@ -1,12 +1,12 @@
 """Video files: what is written comes back, and what can't be read says why."""
 
 import io
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
+from video_files import write_sound, write_video
 
 from idanim.video import (
     GOP_FRAMES,
@@ -14,7 +14,6 @@ from idanim.video import (
     VideoReader,
     decode,
     encode_mp4,
-    probe,
     read_frames,
     to_float,
     to_uint8,
@@ -33,29 +32,9 @@ def brightness(rgb):
     return int(rgb[-8:, -8:].mean())
 
 
-def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", pts=None, rotation=None, fps=25):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for i, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            if pts is not None:
-                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def write_sound(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+def info_of(source):
+    with VideoReader(source) as reader:
+        return reader.info
 
 
 def reason_of(source):
@@ -97,7 +76,7 @@ class TestWriting:
         back = read_frames(content)
         assert back.shape == frames.shape
         assert np.abs(back.astype(int) - frames).mean() < 2
-        info = probe(content)
+        info = info_of(content)
         assert (info.width, info.height, info.fps, info.num_frames) == (64, 48, 25.0, 20)
 
     def test_the_same_frames_give_the_same_bytes(self):
@@ -148,7 +127,7 @@ class TestReading:
     def test_rotation_metadata_is_applied(self, tmp_path, rotation, corner):
         path = write_video(tmp_path / "turned.mp4", numbered_frames(4), rotation=rotation)
         rgb = read_frames(path)[0]
-        info = probe(path)
+        info = info_of(path)
         assert rgb.shape[:2] == (info.height, info.width) == ((64, 48) if rotation != 180 else (48, 64))
         row, column = corner
         assert rgb[row * 4 if row else 3, column * 4 if column else 3, 0] > 200
@@ -165,7 +144,7 @@ class TestReading:
     @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
     def test_length_and_rate_are_known_before_reading(self, tmp_path, ending):
         path = write_video(tmp_path / f"v.{ending}", numbered_frames(40), fps=30)
-        assert probe(path).num_frames == pytest.approx(40, abs=1)
+        assert info_of(path).num_frames == pytest.approx(40, abs=1)
         with VideoReader(path) as reader:
             assert sum(1 for _ in reader.read()) == 40
             assert reader.fps == 30

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from idanim.config import build, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
-from idanim.models.checkpoint import load_strictly, read_adapter
-from idanim.models.encoder import ClipFaceEncoder
+from idanim.models.checkpoint import AtomicCheckpointIO, load_strictly, read_adapter
+from idanim.models.encoder import FaceEncoder
 
 
 class Models(NamedTuple):
     """A frozen backbone, a frozen face encoder and the adapter between them."""
 
     backbone: Backbone
-    encoder: ClipFaceEncoder
+    encoder: FaceEncoder
     adapter: FaceAdapter
 
 
@@ -32,6 +35,23 @@ def build_models(config: Mapping[str, Any]) -> Models:
         torch.manual_seed(config["seed"])
         adapter = build(config["adapter"], backbone=backbone, feature_dim=encoder.feature_dim)
     return Models(backbone, encoder, adapter)
+
+
+def build_trainer(
+    config: Mapping[str, Any], output: Path, loggers: Sequence[Logger], callbacks: Sequence[Callback]
+) -> Trainer:
+    """Build the Lightning trainer of a training configuration, with checkpoints that are written atomically."""
+    trainer, every_n_steps = config["trainer"], config["every_n_steps"]
+    return build(
+        trainer,
+        logger=list(loggers),
+        callbacks=list(callbacks),
+        plugins=[AtomicCheckpointIO()],
+        # Lightning counts batches here, and never logs a run that is shorter than its interval.
+        val_check_interval=every_n_steps["validate"] * trainer["accumulate_grad_batches"],
+        log_every_n_steps=min(every_n_steps["log"], trainer["max_steps"]),
+        default_root_dir=str(output),
+    )
 
 
 def sampling_settings(config: Mapping[str, Any], **changes: Any) -> SamplingSettings:
@@ -66,6 +86,7 @@ def load_sampler(
     if scale is not None:
         models.adapter.scale = scale
     for model in models:
-        model.to(device)
+        if isinstance(model, nn.Module):
+            model.to(device)
     models.adapter.requires_grad_(False)
     return Sampler(*models), config

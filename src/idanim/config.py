@@ -22,7 +22,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -31,21 +31,8 @@ from omegaconf.errors import OmegaConfBaseException
 from idanim.types import IdanimError
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
-TEXT_KEYS = (
-    "prompt",
-    "negative_prompt",
-    "sampling.negative_prompt",
-    "captions.text",
-    "input",
-    "output",
-    "ckpt",
-    "references",
-    "videos",
-    "data.shards",
-    "data.latents",
-    "faces.root",
-    "faces.pack",
-)
+PATH_KEYS = ("input", "output", "ckpt", "references", "videos", "data.shards", "data.latents", "faces.root")
+TEXT_KEYS = (*PATH_KEYS, "faces.pack", "sampling.negative_prompt", "captions.text")
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
@@ -72,14 +59,14 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
     """Build the component that a config node describes by its `_target_`, with `kwargs` added.
 
     Raises:
-        IdanimError: the component's own complaint, or an argument it does not take.
+        IdanimError: the component's own complaint, or an argument that it does not take.
     """
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, IdanimError | OSError):
             raise error.__cause__ from error
-        raise
+        raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
 
 
 def program(config_name: str, positional: str | None = None) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
@@ -98,8 +85,8 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-            sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
             try:
+                sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
                 check_overrides(config_name, sys.argv[1:])
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
@@ -151,6 +138,9 @@ def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> 
 
     Text keys are taken letter by letter. Any other value that does not parse is text. Outside a sweep
     (`--multirun`) a comma is a comma; inside one it separates values, unless a blank follows it.
+
+    Raises:
+        IdanimError: an empty path.
     """
     arguments = list(arguments)
     sweeping = bool({"-m", "--multirun"} & set(arguments))
@@ -179,16 +169,23 @@ def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:
 def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     assignment = f"{key}={value}"
     is_list = value.startswith("[") and value.endswith("]")
-    if value in ("", "null") or value.startswith(("'", '"')):
+    if value == "" and key.lstrip("+") in PATH_KEYS:
+        raise IdanimError(f"{key}= is empty: a path is needed (an unset variable of the shell?)")
+    if value in ("", "null"):
         return assignment
-    if key.lstrip("+") in TEXT_KEYS and not is_list:
-        return f"{key}={_quote(value)}"
     try:
         override = OverridesParser.create().parse_override(assignment)
     except HydraException:
-        return f"{key}={_quote(value)}"
+        override = None
+    if value[0] in "'\"" and value[0] == value[-1] and override is not None and isinstance(override.value(), str):
+        return assignment  # quoted by the user, or by this function in the process that started this one
+    if key.lstrip("+") in TEXT_KEYS and not is_list:
+        is_path = key.lstrip("+") in PATH_KEYS
+        return f"{key}={_quote(str(Path(value).expanduser()) if is_path else value)}"
+    if override is None and is_list:
+        return f"{key}=[{','.join(_quote(item.strip()) for item in value[1:-1].split(','))}]"
     prose = ", " in value and not is_list
-    if override.is_sweep_override() and (not sweeping or prose):
+    if override is None or (override.is_sweep_override() and (not sweeping or prose)):
         return f"{key}={_quote(value)}"
     return assignment
 
@@ -212,14 +209,15 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     overrides = OverridesParser.create().parse_overrides(texts)
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        groups = []
+        choices = []
         for override in overrides:
             group = override.key_or_group
             options = loader.get_group_options(group) if group.split("/")[0] in _groups() else []
             if options:
-                _check_options(override, options)
-                groups.append(_first_choice(override))
-        known = _known_keys(config_name, groups)
+                choices.append([f"{group}={option}" for option in _check_options(override, options)])
+        known: dict[str, Any] = {}
+        for i in range(max(map(len, choices), default=1)):  # a sweep over groups may have keys in some jobs only
+            known |= _known_keys(config_name, [options[min(i, len(options) - 1)] for options in choices])
     for override in overrides:
         key = override.key_or_group
         is_new = override.is_add() or override.is_force_add() or override.is_delete()
@@ -230,7 +228,8 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
             parent = parent.rpartition(".")[0]
         if parent and known[parent] == {}:
             continue  # a free-form dict
-        names = difflib.get_close_matches(key, list(dict.fromkeys([*known, *_groups()])), n=3, cutoff=0.5)
+        typed = [name for name in dict.fromkeys([*known, *_groups()]) if not name.endswith("_")]
+        names = difflib.get_close_matches(key, typed, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(k for k in known if '.' not in k)}"
         )
@@ -241,19 +240,17 @@ def _groups() -> list[str]:
     return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 
 
-def _check_options(override: Override, options: list[str]) -> None:
+def _check_options(override: Override, options: list[str]) -> list[str]:
+    """The options that an override chooses, as it would be typed; refuses those that do not exist."""
+    if isinstance(override.value(), Glob):
+        return options
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    for value in values:
-        for name in value if isinstance(value, list) else [value]:
-            if name is not None and str(name) not in options:
-                near = difflib.get_close_matches(str(name), options, n=3, cutoff=0.4) or options
-                group = override.key_or_group
-                raise IdanimError(f"there is no {group}={name}; did you mean {' or '.join(near)}?")
-
-
-def _first_choice(override: Override) -> str:
-    value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else override.value()
-    return f"{override.key_or_group}={'null' if value is None else value}"
+    names = [str(name) for value in values for name in (value if isinstance(value, list) else [value]) if name]
+    for name in names:
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=3, cutoff=0.4) or options
+            raise IdanimError(f"there is no {override.key_or_group}={name}; did you mean {' or '.join(near)}?")
+    return names or ["null"]
 
 
 def _known_keys(config_name: str, groups: list[str]) -> dict[str, Any]:
@@ -280,7 +277,7 @@ def storable(run: Run) -> dict[str, Any]:
 
 def _without_targets(node: Any) -> Any:
     if isinstance(node, dict):
-        return {k: _without_targets(v) for k, v in node.items() if k != "_target_"}
+        return {k: _without_targets(v) for k, v in node.items() if not re.fullmatch("_.*_", str(k))}
     if isinstance(node, list):
         return [_without_targets(item) for item in node]
     return node
@@ -297,20 +294,35 @@ def restore(config_name: str, stored: Mapping[str, Any], overrides: Mapping[str,
         overrides: values that replace stored ones, nested like the configuration.
 
     Raises:
-        IdanimError: a group option that this version does not have.
+        IdanimError: damaged, or a group option that this version does not have.
     """
-    values = _without_targets(dict(stored["values"]))
-    choices = [f"{group}={option}" for group, option in stored["choices"].items() if group != "experiment"]
-    try:
-        if GlobalHydra.instance().is_initialized():
-            cfg = hydra.compose(config_name, overrides=choices)
-        else:
-            with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-                cfg = hydra.compose(config_name, overrides=choices)
-    except HydraException as error:
-        raise IdanimError(f"the stored configuration does not fit this version of idanim: {error}") from error
-    OmegaConf.set_struct(cfg, False)
-    merged = OmegaConf.merge(cfg, values, dict(overrides or {}))
-    config = OmegaConf.to_container(merged, resolve=True)
+    choices = stored.get("choices")
+    values = stored.get("values")
+    if not isinstance(choices, dict) or not isinstance(values, dict):
+        raise IdanimError("the stored configuration is damaged: expected group choices and values")
+    for group, option in choices.items():
+        if (
+            not (re.fullmatch(r"\w+", str(group)) and re.fullmatch(r"[\w-]+", str(option)))
+            or not (CONF_DIR / group / f"{option}.yaml").is_file()
+        ):
+            raise IdanimError(f"the stored configuration chooses {group}={option}, which this version does not have")
+    groups = [f"{group}={option}" for group, option in choices.items() if group != "experiment"]
+    if GlobalHydra.instance().is_initialized():
+        cfg = hydra.compose(config_name, overrides=groups)
+    else:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = hydra.compose(config_name, overrides=groups)
+    config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
+    # Merged as plain values: nothing in the file is interpolated.
+    for changes in (_without_targets(values), dict(overrides or {})):
+        _replace(config, changes)
     return {str(k): v for k, v in config.items()}
+
+
+def _replace(config: dict[Any, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _replace(config[key], value)
+        else:
+            config[key] = value

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from idanim.config import Run, build, program
 from idanim.curation.captions import CaptionTemplate
+from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FacePool
 from idanim.curation.filters import FaceFilter
 from idanim.curation.link import Linker
-from idanim.curation.pack import Packing, write_shards
+from idanim.curation.pack import Packing, ShardPlan, write_shards
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
-from idanim.curation.results import ResultStore
+from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
 from idanim.curation.sources import IdentityNames, find_videos
@@ -43,22 +45,27 @@ def curate(run: Run) -> None:
     """Curate all videos, then link and pack the accepted ones.
 
     Raises:
-        IdanimError: no videos, no face models, or the output can't be written.
+        IdanimError: no videos, no face models, the output belongs to other videos or can't be written.
     """
     config = run.config
-    videos = find_videos(Path(config["input"]).expanduser())
+    source = Path(config["input"]).expanduser()
+    videos = find_videos(source)
     packing = Packing(**config["shards"], seed=config["seed"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
-    engine = make_curator(settings).engine.name  # here too, so that wrong settings fail at once and in words
+    curator = make_curator(settings)  # before anything is written: wrong settings fail at once and in words
+    engine = curator.engine.name
     settings_that_count = settings | {"faces": _without(config["faces"], _PLACE_KEYS) | {"name": engine}}
     store = ResultStore(run.output / "work" / "videos", settings_that_count)
     try:
-        results = curate_all(functools.partial(make_curator, settings), videos, store, config["workers"])
+        claim(run.output, source, config["replace"])
+        in_workers = functools.partial(make_curator, settings)
+        results = curate_all(curator, in_workers, videos, store, config["workers"])
         accepted = [result for result in results if result.decision.accepted]
         plans = write_shards(run.output, accepted, packing, linker)
+        leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]
-        write_report(run.output, decisions, plans, engine)
+        write_report(run.output, decisions, plans, leaks, engine)
         store.remove_others(results)
         for folder in (run.output, run.output / "work"):
             for leftover in folder.glob(".*.part*"):  # of a killed run
@@ -68,8 +75,13 @@ def curate(run: Run) -> None:
             f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "
             "make room and give the same command again"
         ) from error
-    print(terminal_table(decisions))
+    print(terminal_table(decisions, leaks))
     print(f"{run.output / 'report.md'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
+
+
+def _of_split(split: str, plans: Sequence[ShardPlan], accepted: Sequence[Result]) -> list[Result]:
+    keys = {key for plan in plans if plan.split == split for key in plan.keys}
+    return [result for result in accepted if result.decision.key in keys]
 
 
 def _without(node: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

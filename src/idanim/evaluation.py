@@ -55,6 +55,8 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     config = run.config
     if (config["ckpt"] is None) == (config["videos"] is None):
         raise IdanimError("give either ckpt=<file> to generate and score, or videos=<folder> to score")
+    if config["ckpt"] is not None and not Path(config["ckpt"]).expanduser().is_file():
+        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
     engine: FaceEngine = build(config["faces"])
     if config["videos"] is not None:
         folder = Path(config["videos"]).expanduser()
@@ -70,6 +72,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "summary": result.pop("summary"),
         "face_engine": engine.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
+        "people_from": _people_from(people),
         "source": source,
         "git_sha": run.git_sha,
         **result,
@@ -96,6 +99,14 @@ def _people(
     return people_from_shards(shards, engine, names, config["num_identities"], config["num_references"])
 
 
+def _people_from(people: Sequence[Person]) -> dict[str, list[str]]:
+    """Where those come from whom the videos show, and where strangers do, for the report."""
+    return {
+        "shown": sorted({person.origin for person in people if not person.is_stranger}),
+        "strangers": sorted({person.origin for person in people if person.is_stranger}),
+    }
+
+
 def _people_of(videos: Mapping[Path, VideoRecord], config: Mapping[str, Any], engine: FaceEngine) -> list[Person]:
     """The people whom videos made elsewhere were asked to show."""
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
@@ -120,8 +131,6 @@ def _generate(
     config = run.config
     prompts = load_prompts(config["prompts"])
     ckpt = Path(config["ckpt"]).expanduser()
-    if not ckpt.is_file():
-        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
     sampler, trained = load(ckpt, config["model"], _device(config["device"]), config["scale"])
     settings = sampling_settings(trained, **config["sampling"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
@@ -248,6 +257,11 @@ def _show(result: Mapping[str, Any], output: Path) -> None:
 def _notes(result: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
     notes = [f"Face engine {result['face_engine']}; compare only with scores of the same one."]
+    shown, strangers = (result["people_from"][who] for who in ("shown", "strangers"))
+    compared = f", strangers to compare with from: {', '.join(strangers)}" if strangers else ""
+    notes.append(f"People from: {', '.join(shown)}{compared}.")
+    if any(origin.startswith("train split") for origin in shown):
+        notes.append("The adapter may have been trained on people of the train split: no measure of new people.")
     if not any(video["num_faces"] for video in result["videos"]):
         notes.append("No face was found in any video, so face_similarity is 0 by definition.")
     if result["summary"]["real_pair_similarity"]["n"] == 0:

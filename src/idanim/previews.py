@@ -16,8 +16,8 @@ from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.face_track import track_faces
+from idanim.metrics.grid import slug
 from idanim.metrics.identity import face_similarity
-from idanim.models.encoder import ClipFaceEncoder
 from idanim.training.callbacks import data_of
 from idanim.training.module import AdapterTraining
 from idanim.types import ClipBatch, FloatArray, IdanimError
@@ -58,6 +58,7 @@ class PreviewMaker:
         self.faces = faces
         self.folder = folder
         self.loggers = loggers
+        self._batch: ClipBatch | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], output: Path, loggers: Sequence[Logger]) -> PreviewMaker:
@@ -77,8 +78,7 @@ class PreviewMaker:
 
     def __call__(self, module: AdapterTraining, step: int) -> dict[str, float]:
         """Generate with the averaged adapter; returns the figures to log."""
-        assert isinstance(module.encoder, ClipFaceEncoder)
-        batch = self._batch(module)
+        batch = self._batch = self._batch or self._choose_persons(module)
         paths, similarities = [], []
         vectors = self._reference_vectors(batch)
         with module.averaged_adapter() as adapter:
@@ -87,7 +87,7 @@ class PreviewMaker:
                 crops = list(to_uint8(references))
                 for number, prompt in enumerate(self.prompts):
                     clip = sampler.generate(crops, prompt, self.seed, self.settings, identity)
-                    path = self.folder / f"step_{step:06d}" / f"{identity}_{number}.mp4"
+                    path = self.folder / f"step_{step:06d}" / f"{slug(identity)}_{number}.mp4"
                     write_bytes(path, encode_mp4(clip.frames, clip.fps))
                     paths.append((path, f"{identity}: {prompt}"))
                     if self.faces is not None and len(vectors[identity]):
@@ -107,7 +107,7 @@ class PreviewMaker:
             for identity, references in zip(batch.identities, batch.references, strict=True)
         }
 
-    def _batch(self, module: AdapterTraining) -> ClipBatch:
+    def _choose_persons(self, module: AdapterTraining) -> ClipBatch:
         data = data_of(module.trainer)
         try:
             return data.reference_batch("val", self.num_identities)

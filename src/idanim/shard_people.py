@@ -43,23 +43,25 @@ def people_from_shards(
         IdanimError: no shards, or nobody in them with a usable face.
     """
     clips: dict[str, list[tuple[ShardIndex, ClipMeta]]] = {}
+    origins: dict[str, str] = {}
     wanted = set(names or ())
     for split in ("val", "train"):
         for path in find_shards(location, split):
             if len(clips) < num_people or not wanted <= clips.keys():
                 for index, meta in _read_metas(path):
                     clips.setdefault(meta.identity, []).append((index, meta))
+                    origins.setdefault(meta.identity, f"{split} split of {location}")
         if not wanted:
             wanted = set(clips)
-            _log.info("%d people in the %s split of %s", len(clips), split, location)
+            _log.info("people in the %s split of %s: %d", split, location, len(clips))
     people: list[Person] = []
     for name in [*sorted(wanted & clips.keys()), *sorted(clips.keys() - wanted)]:
         is_needed = len(people) < num_people or (names is not None and name in wanted)
-        person = _person(name, clips[name], engine, num_references) if is_needed else None
+        person = _person(name, clips[name], origins[name], engine, num_references) if is_needed else None
         if person is not None:
             people.append(replace(person, is_stranger=name not in wanted))
     if all(person.is_stranger for person in people):
-        raise IdanimError(f"data.shards={location!r}: none of the {len(wanted)} people has a face to refer to")
+        raise IdanimError(f"data.shards={location!r}: nobody has a face to refer to, people wanted: {len(wanted)}")
     return people
 
 
@@ -74,7 +76,7 @@ def _read_metas(path: Path) -> Iterator[tuple[ShardIndex, ClipMeta]]:
 
 
 def _person(
-    name: str, clips: Sequence[tuple[ShardIndex, ClipMeta]], engine: FaceEngine, num_references: int
+    name: str, clips: Sequence[tuple[ShardIndex, ClipMeta]], origin: str, engine: FaceEngine, num_references: int
 ) -> Person | None:
     """One person, or None (reported) if no clip has a face picture that can be used."""
     real = _real_faces([meta for _, meta in clips], engine)
@@ -98,8 +100,9 @@ def _person(
                 pictures.append(picture)
                 vectors.append(found)
         if vectors:
-            return Person(name, tuple(pictures), np.stack(vectors), tuple(np.stack(v) for v in by_clip.values()))
-    _log.warning("%s is left out: %s finds no face in the crops of %d clips", name, engine.name, len(clips))
+            real_clips = tuple(np.stack(v) for v in by_clip.values())
+            return Person(name, tuple(pictures), np.stack(vectors), real_clips, origin)
+    _log.warning("%s is left out: %s finds no face in its crops (clips: %d)", name, engine.name, len(clips))
     return None
 
 

@@ -31,12 +31,11 @@ GOP_FRAMES = 12
 _CONTAINER_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"OggS")
 
 
-class UnreadableVideoError(IdanimError):
-    """A video that can't be used.
+class UnusableVideoError(IdanimError):
+    """A video that can't be used, for a reason with a name.
 
     Attributes:
-        reason: one of "file_not_readable", "empty_file", "not_a_video", "truncated", "no_video_stream",
-            "no_frames", "corrupt".
+        reason: its name.
         measured: a number that shows it, where there is one.
         threshold: what that number should have been.
     """
@@ -46,6 +45,14 @@ class UnreadableVideoError(IdanimError):
         self.reason = reason
         self.measured = measured
         self.threshold = threshold
+
+
+class UnreadableVideoError(UnusableVideoError):
+    """A video that can't be read.
+
+    The reason: one of "file_not_readable", "empty_file", "not_a_video", "truncated", "no_video_stream",
+    "no_frames", "corrupt".
+    """
 
 
 def to_float(frames: UInt8Array | Tensor) -> Tensor:
@@ -236,16 +243,6 @@ def _upright(frame: av.VideoFrame) -> UInt8Array:
     rgb: UInt8Array = frame.to_ndarray(format="rgb24", threads=1).astype(np.uint8, copy=False)
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
     return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
-
-
-def probe(source: Source) -> VideoInfo:
-    """What a video file says of itself. Its first frame is decoded to know that there is one.
-
-    Raises:
-        UnreadableVideoError: see its `reason`.
-    """
-    with VideoReader(source) as reader:
-        return reader.info
 
 
 def decode(source: Source, indices: Iterable[int] | None = None) -> Iterator[tuple[int, UInt8Array]]:

@@ -4,12 +4,11 @@ import json
 import os
 import resource
 import shutil
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
-from square_faces import curate, curate_in_a_process, draw, person, write_mp4, write_sound
+from square_faces import curate, curate_in_a_process, draw, person, write_mp4
+from video_files import write_sound, write_video
 
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards
@@ -147,21 +146,9 @@ def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path):
 
 def test_odd_sizes_other_formats_uneven_time_and_rotation_are_no_obstacle(tmp_path):
     frames = person(40, height=97, width=99)
-    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 99, 97, "bgr0"
-        for i, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = i * 40 + i % 3 * 12, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    with av.open(str(tmp_path / "turned.mov"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        stream.set_display_rotation(90)
-        for rgb in person(40, width=128, y=60):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode(None))
+    uneven_ms = [i * 40 + i % 3 * 12 for i in range(len(frames))]
+    write_video(tmp_path / "odd.mkv", frames, "ffv1", "bgr0", pts=uneven_ms)
+    write_video(tmp_path / "turned.mov", person(40, width=128, y=60), "mpeg4", rotation=90, fps=30)
     output = curate(tmp_path, tmp_path / "out")
     found = {sample.meta.source: sample.meta for _, sample in samples(output).values()}
     assert set(found) == {"odd.mkv", "turned.mov"}
@@ -171,6 +158,26 @@ def test_odd_sizes_other_formats_uneven_time_and_rotation_are_no_obstacle(tmp_pa
     face = found["turned.mov"].faces[-1].box
     assert abs(face[0] - 60) < 3  # upright, the face's former height is its distance from the left
     assert top <= face[1] < face[3] <= bottom
+
+
+def test_a_person_of_two_names_in_both_splits_is_reported(tmp_path, capsys):
+    source = tmp_path / "in"
+    for name, colour in (("anna__0", "red"), ("annie__0", "red"), ("bea__0", "blue")):
+        write_mp4(source / f"{name}.mp4", person(40, colour=colour))
+    output = curate(source, tmp_path / "out", "shards.val_fraction=0.5", "seed=1")
+    splits = {key: split for key, (split, _) in samples(output).items()}
+    assert splits["anna__0"] != splits["annie__0"]
+    leaks = report(output)["possible_leaks"]
+    assert leaks["count"] == 1
+    (pair,) = leaks["most_similar"]
+    assert {pair["train"], pair["val"]} == {"anna__0.mp4", "annie__0.mp4"}
+    assert pair["similarity"] > 0.9
+    for text in (capsys.readouterr().out, (output / "report.md").read_text()):
+        assert "one pair of a training and a validation video" in text
+        assert "annie__0.mp4" in text
+    curate(source, output, "shards.val_fraction=0.5", "seed=1", "link.warn_similarity=1")
+    assert report(output)["possible_leaks"] == {"count": 0, "most_similar": []}
+    assert "validation video" not in capsys.readouterr().out
 
 
 def test_nothing_accepted_is_a_report_not_a_crash(tmp_path):
@@ -237,6 +244,17 @@ class TestAgain:
         (tmp_path / "out" / "mine.tar").write_bytes(b"keep")
         output = curate(videos, tmp_path / "out")
         assert (output / "mine.tar").read_bytes() == b"keep"
+
+    def test_another_input_does_not_take_the_place_of_shards_unasked(self, videos, tmp_path, reference):
+        output = curate(videos, tmp_path / "out")
+        with pytest.raises(SystemExit, match=r"holds the shards of .*replace=true"):
+            curate(fill(tmp_path / "others", ("dora__0",)), output)
+        assert shard_bytes(output) == reference
+        stamps = {path.name: path.stat().st_mtime_ns for path in (output / "work" / "videos").iterdir()}
+        moved = shutil.copytree(videos, tmp_path / "moved")  # keeps modification times, like a move
+        curate(moved, output, "replace=true")
+        assert shard_bytes(output) == reference
+        assert {path.name: path.stat().st_mtime_ns for path in (output / "work" / "videos").iterdir()} == stamps
 
     def test_a_damaged_or_missing_shard_is_made_again(self, videos, tmp_path, reference):
         output = curate(videos, tmp_path / "out")

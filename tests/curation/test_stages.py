@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_sample
 from omegaconf import OmegaConf
-from square_faces import draw, person, write_mp4
+from square_faces import SquareFaces, draw, person, write_mp4
 
 from idanim.config import CONF_DIR
 from idanim.curate import make_curator
 from idanim.curation.captions import read_sidecar
 from idanim.curation.chance import place, rng_for
+from idanim.curation.claim import claim
 from idanim.curation.cut import Clip, square_crop
-from idanim.curation.decision import REASONS, RejectedError
+from idanim.curation.decision import REASONS, RETRIED, Decision, RejectedError
 from idanim.curation.face_pool import Cutout, FaceDraw
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing
-from idanim.curation.results import ClipEntry
+from idanim.curation.results import ClipEntry, ResultStore
+from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling, SampledFrame, Scan
 from idanim.curation.sources import IdentityNames, SourceVideo, clip_key, find_videos
 from idanim.data.sample import from_members, to_members
@@ -107,6 +110,12 @@ class TestSources:
         with pytest.raises(IdanimError, match=r"identity\.pattern"):
             IdentityNames(pattern)
 
+    def test_names_that_are_not_utf8_can_be_written_to_files(self, tmp_path):
+        (tmp_path / "a\udcff.mp4").touch()
+        (video,) = find_videos(tmp_path)
+        assert (video.name, video.stem) == (r"a\xff.mp4", r"a\xff")
+        assert video.path.is_file()
+
     def test_version_follows_file_and_sidecars(self, tmp_path):
         video = video_at(tmp_path / "a.mp4")
         video.path.write_bytes(b"1")
@@ -128,7 +137,9 @@ class TestCaptions:
         assert sidecar.captions == {"action": "walks", "unified": "A man in a hat"}
         assert sidecar.identity == "Jo"
 
-    @pytest.mark.parametrize("content", ["{", "[1]", '{"unified": 3}', '{"identity": ["x"]}'])
+    @pytest.mark.parametrize(
+        "content", ["{", "[1]", '"\\ud800"', "[" * 100_000, '{"unified": 3}', '{"identity": ["x"]}']
+    )
     def test_a_sidecar_that_can_not_be_used(self, tmp_path, content):
         (tmp_path / "a.json").write_text(content)
         assert reason(read_sidecar, video_at(tmp_path / "a.mp4")).reason == "bad_sidecar"
@@ -205,14 +216,63 @@ class TestLinks:
     ENTRIES = tuple(ClipEntry(f"p{p}__{c}", f"p{p}", 100, dict.fromkeys(range(5), 10)) for p in range(2) for c in "abc")
 
     def test_faces_of_the_other_clips_of_the_person_only(self):
-        links = Linker(20, 0).choose(self.ENTRIES)
+        links = Linker(20, 0.5, 0).choose(self.ENTRIES)
         assert links["p0__b"] == [("p0__a", (0, 1, 2, 3, 4)), ("p0__c", (0, 1, 2, 3, 4))]
 
     def test_the_number_is_bounded_and_does_not_depend_on_order(self):
-        links = Linker(4, 0).choose(self.ENTRIES)
+        links = Linker(4, 0.5, 0).choose(self.ENTRIES)
         assert all(sum(len(indices) for _, indices in choice) == 4 for choice in links.values())
-        assert Linker(4, 0).choose(self.ENTRIES[::-1]) == links
-        assert Linker(4, 1).choose(self.ENTRIES) != links
+        assert Linker(4, 0.5, 0).choose(self.ENTRIES[::-1]) == links
+        assert Linker(4, 0.5, 1).choose(self.ENTRIES) != links
+
+
+class TestLeaks:
+    def results(self, store, faces):
+        """One accepted result a video; `faces` gives the vectors of each."""
+        made = []
+        for key, vectors in faces.items():
+            sample = make_sample(0)
+            record = sample.meta.faces[0]
+            metas = tuple(dataclasses.replace(record, clip=key, embedding=vector) for vector in vectors)
+            meta = dataclasses.replace(sample.meta, key=key, faces=metas)
+            sample = dataclasses.replace(sample, meta=meta, faces=sample.faces[: len(metas)])
+            made.append(store.save(key, SourceVideo(Path(f"{key}.mp4"), f"{key}.mp4", key), sample))
+        return made
+
+    def test_the_most_similar_faces_decide_most_similar_pair_first(self, tmp_path):
+        store = ResultStore(tmp_path, {})
+        train = self.results(store, {"a": [(1.0, 0.0), (0.0, 1.0)], "b": [(0.0, -1.0)]})
+        val = self.results(store, {"c": [(0.0, -1.0)], "d": [(0.8, 0.6), (-1.0, 0.0), (0.6, 0.8)], "e": [(-1.0, 0.0)]})
+
+        def leaks(limit, train, val):
+            return [
+                (leak.train[0], leak.val[0], leak.similarity) for leak in Linker(0, limit, 0).find_leaks(train, val)
+            ]
+
+        assert leaks(0.5, train, val) == [("b", "c", 1.0), ("a", "d", 0.8)]
+        assert leaks(0.9, train, val) == [("b", "c", 1.0)]
+        assert leaks(0.5, train, []) == leaks(0.5, [], val) == []
+
+
+class TestClaim:
+    def test_another_input_is_refused_and_the_same_or_an_asked_one_is_not(self, tmp_path):
+        output = tmp_path / "out"
+        claim(output, tmp_path / "one", replace=False)
+        claim(output, tmp_path / "sub" / ".." / "one", replace=False)
+        with pytest.raises(IdanimError, match=r"holds the shards of .*/one, .*/two would replace.*replace=true"):
+            claim(output, tmp_path / "two", replace=False)
+        claim(output, tmp_path / "two", replace=True)
+        claim(output, tmp_path / "two", replace=False)
+
+    def test_work_of_an_unknown_input_is_not_lost_and_other_files_do_not_matter(self, tmp_path):
+        (tmp_path / "mine.tar").touch()
+        claim(tmp_path, tmp_path / "one", replace=False)
+        for file in ("train-000000.tar", "work/videos/a-0.tar"):
+            output = tmp_path / Path(file).stem
+            (output / file).parent.mkdir(parents=True)
+            (output / file).touch()
+            with pytest.raises(IdanimError, match="unknown input"):
+                claim(output, tmp_path / "one", replace=False)
 
 
 class TestPacking:
@@ -225,6 +285,14 @@ class TestPacking:
         assert Packing(10, 10, 0.5, 0).validation_people(["a"]) == set()
         for fraction in (0.0001, 0.9999):
             assert len(Packing(10, 10, fraction, 0).validation_people("ab")) == 1
+
+    def test_only_a_person_who_was_forced_moves_when_others_are_added(self):
+        packing = Packing(10, 10, 0.1, 0)
+        names = sorted((f"person {i}" for i in range(100)), key=lambda name: place(0, name))
+        first, second = [name for name in names if place(0, name) >= 0.1][:2]
+        assert packing.validation_people([second, names[-1]]) == {second}  # nobody is below 0.1
+        assert packing.validation_people([second, names[-1], first]) == {first}
+        assert packing.validation_people([*names, "one more"]) - {"one more"} == packing.validation_people(names)
 
     def test_shards_are_bounded_by_count_and_size(self):
         entries = [ClipEntry(f"c{i}", f"p{i}", 400_000, {}) for i in range(10)]
@@ -300,3 +368,87 @@ class TestCurator:
 
         assert pool(0) == pool(0)
         assert pool(0) != pool(1)
+
+
+class Failing(SquareFaces):
+    """Fails with an error at its first picture."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def detect(self, rgb):
+        if self.error:
+            raise self.error
+        return super().detect(rgb)
+
+
+class TestRun:
+    @pytest.fixture
+    def run(self, tmp_path, curator):
+        """Curates the videos of a folder as the program does, with results kept; returns the reasons."""
+
+        def run(error=None, settings=0):
+            failing = dataclasses.replace(curator, engine=Failing(error))
+            videos = find_videos(tmp_path / "in")
+            store = ResultStore(tmp_path / "work", {"settings": settings})
+            results = curate_all(failing, lambda: failing, videos, store, workers=1)
+            return [result.decision.reason for result in results]
+
+        return run
+
+    def test_what_may_have_gone_is_tried_again_and_what_is_in_the_video_is_not(self, tmp_path, run):
+        write_mp4(tmp_path / "in" / "a.mp4", person(30))
+        assert run(OSError(5, "Input/output error")) == ["internal_error"]
+        assert run(ValueError("odd")) == ["internal_error"]
+        assert run() == [None]
+        write_mp4(tmp_path / "in" / "a.mp4", person(15))
+        assert run() == ["too_short"]
+        assert run(OSError(5, "nobody looks at it again")) == ["too_short"]
+
+    def test_every_retried_reason(self, tmp_path, run):
+        write_mp4(tmp_path / "in" / "a.mp4", person(30))
+        (video,) = find_videos(tmp_path / "in")
+        store = ResultStore(tmp_path / "work", {"settings": 0})
+        for reason in REASONS:
+            store.save(store.stem(video), video, Decision(video.name, video.key, reason))
+            assert (store.find(video) is None) == (reason in RETRIED)
+        assert {"internal_error", "file_not_readable"} <= RETRIED < REASONS.keys()
+
+    def test_a_mistake_in_the_settings_ends_the_run_in_words(self, tmp_path, run):
+        write_mp4(tmp_path / "in" / "a.mp4", person(30))
+        with pytest.raises(IdanimError, match="embedding needs SFace"):
+            run(IdanimError("embedding needs SFace"))
+        assert run() == [None]
+
+    def test_a_sidecar_that_can_not_be_read_is_the_reason_of_its_video(self, tmp_path, run, monkeypatch):
+        for name in ("a", "b"):
+            write_mp4(tmp_path / "in" / f"{name}.mp4", person(30))
+        (tmp_path / "in" / "a.txt").write_text("a caption")
+        with monkeypatch.context() as patch:
+            real = Path.open
+
+            def refuse(path, *args, **kwargs):
+                if path.suffix == ".txt":
+                    raise PermissionError(13, "Permission denied", str(path))
+                return real(path, *args, **kwargs)
+
+            patch.setattr(Path, "open", refuse)  # root may read everything, so no mode helps
+            patch.setattr(Path, "read_bytes", lambda path: refuse(path, "rb").read())
+            patch.setattr(Path, "read_text", lambda path, **kwargs: refuse(path, **kwargs).read())
+            assert run() == ["bad_sidecar", None]
+        assert run() == [None, None]
+
+    def test_a_video_that_grew_while_it_was_read_is_done_again(self, tmp_path, run, curator):
+        path = write_mp4(tmp_path / "in" / "a.mp4", person(15))
+
+        class WhileItArrives(SquareFaces):
+            def detect(self, rgb):
+                path.write_bytes(b"more of it")
+                return super().detect(rgb)
+
+        (video,) = find_videos(tmp_path / "in")
+        store = ResultStore(tmp_path / "work", {})
+        stem = store.stem(video)
+        curate_all(dataclasses.replace(curator, engine=WhileItArrives()), None, [video], store, workers=1)
+        assert [kept.stem for kept in (tmp_path / "work").iterdir()] == [stem] != [store.stem(video)]

@@ -11,6 +11,8 @@ from conftest import NUM_FRAMES, SIZE_PX, make_sample, make_shards
 
 from idanim.data import references
 from idanim.data.datamodule import ClipDataModule
+from idanim.data.dataset import collate
+from idanim.data.order import InOrder
 from idanim.data.sample import to_members
 from idanim.data.shards import write_shard
 from idanim.types import ClipBatch, IdanimError
@@ -23,6 +25,9 @@ class CountingEncoder:
 
     def __init__(self) -> None:
         self.calls = 0
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
 
     def encode_video(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.calls += 1
@@ -44,7 +49,12 @@ def make_data(folder: Path, max_steps: int = 6, step: int = 0, **changes) -> Cli
     }
     data = ClipDataModule(**options | changes)
     data.trainer = SimpleNamespace(
-        world_size=1, global_rank=0, global_step=step, max_steps=max_steps, accumulate_grad_batches=1
+        world_size=1,
+        global_rank=0,
+        global_step=step,
+        max_steps=max_steps,
+        accumulate_grad_batches=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     return data
 
@@ -197,6 +207,35 @@ def test_half_written_latents_are_never_taken(tmp_path: Path) -> None:
         make_data(folder).prepare_data()
     shutil.rmtree(path.parent)
     make_data(folder).prepare_data()
+
+
+def test_shards_of_one_name_from_two_folders_keep_their_own_latents(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a" / "train-000000.tar", [make_sample(1)])
+    write_shard(tmp_path / "b" / "train-000000.tar", [make_sample(2)])
+    places = [str(tmp_path / "a"), str(tmp_path / "b")]
+    data = make_data(tmp_path, shards=places, latents=str(tmp_path / "latents"))
+    assert {key for batch in batches(data) for key in batch.keys} == {"p001__0", "p002__0"}
+
+
+def test_latents_are_encoded_on_the_trainers_device(shards: Path) -> None:
+    data = make_data(shards)
+    data.prepare_data()
+    assert data.encoder.device == torch.device("cpu")
+
+
+def test_a_clip_without_a_reference_is_named_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_shard(tmp_path / "train-000000.tar", [make_sample(1, num_clips=2), make_sample(2)])
+    seen = [k for b in batches(make_data(tmp_path, strategy=references.cross_clip)) for k in b.keys]
+    assert set(seen) == {"p001__0"}
+    assert "'p002__0'" in caplog.text
+
+
+def test_different_numbers_of_references_do_not_stack(shards: Path) -> None:
+    data = make_data(shards)
+    data.prepare_data()
+    item = data._dataset("train", InOrder([4, 4, 4]), 0.0)[0]
+    with pytest.raises(IdanimError, match=r"\[1, 2\] references a clip"):
+        collate([item, item._replace(references=torch.cat([item.references] * 2))])
 
 
 def test_reference_batch_shows_different_persons(shards: Path) -> None:

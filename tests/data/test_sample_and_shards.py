@@ -76,6 +76,25 @@ def test_cut_tar_is_refused(tmp_path: Path) -> None:
         ShardIndex.scan(path)
 
 
+def test_tar_cut_between_two_members_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, [make_sample(1), make_sample(2)])
+    content = path.read_bytes()
+    with tarfile.open(path) as tar:
+        second = next(info.offset for info in tar if info.name.startswith("p002"))
+        last = tar.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    for kept in (content[:second], content[: second + 200], content[:end], content[: end + 512]):
+        path.write_bytes(kept)
+        with pytest.raises(IdanimError, match=r"train-000000\.tar: cut short"):
+            ShardIndex.scan(path)
+    path.write_bytes(content[: end + 1024])  # without the padding behind the end mark
+    assert ShardIndex.scan(path).keys == ("p001__0", "p002__0")
+    path.write_bytes(content[:second] + b"x" * 512 + content[second + 512 :])
+    with pytest.raises(IdanimError, match="damaged"):
+        ShardIndex.scan(path)
+
+
 def test_disk_full_leaves_the_old_shard(tmp_path: Path) -> None:
     path = tmp_path / "train-000000.tar"
     write_shard(path, [make_sample(1)])
@@ -104,7 +123,19 @@ def test_missing_member_is_named(member: str) -> None:
     [
         ({"schema": 99}, "schema 99"),
         ({"identity": None, "unknown": 1}, "unknown"),
+        ({"identity": ""}, "identity is '', expected some text"),
+        ({"identity": "a\ud800"}, "identity is .*expected some text"),
+        ({"key": "other"}, "key is 'other', but the tar calls it 'p001__0'"),
         ({"captions": {}}, "no caption"),
+        ({"captions": {"unified": 5}}, "captions is .*expected an object that holds text"),
+        ({"captions": ["unified"]}, "captions is .*expected an object that holds text"),
+        ({"crop_box": None}, "crop_box is None, expected 4 finite numbers"),
+        ({"crop_box": [0, 0, 1]}, "crop_box is .*expected 4 finite numbers"),
+        ({"num_frames": 8.5}, "num_frames is 8.5, expected a whole number from 1"),
+        ({"fps": True}, "fps is True"),
+        ({"fps": 10**400}, "fps is 1000"),
+        ({"faces": None}, "faces is None, expected a list"),
+        ({"faces": [None]}, "face 0: is a NoneType"),
         ({"faces": [{"box": 1}]}, "face 0"),
     ],
 )
@@ -113,6 +144,37 @@ def test_wrong_json_is_named(change: dict, message: str) -> None:
     members["json"] = json.dumps(json.loads(members["json"]) | change).encode()
     with pytest.raises(IdanimError, match=message):
         from_members(members)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"box": [0, 0, 1, "1"]}, "box is .*expected 4 finite numbers"),
+        ({"landmarks": 3}, "landmarks is 3, expected 5 pairs of finite numbers"),
+        ({"landmarks": [[0, 0]] * 4}, "landmarks is"),
+        ({"landmarks": [[0, 0, 0]] * 5}, "landmarks is"),
+        ({"embedding": "x"}, "embedding is 'x', expected finite numbers"),
+        ({"embedding": [float("nan")] * 16}, "embedding is"),
+        ({"embedding": [0] * 16}, "embedding is"),
+        ({"embedding": [1, 0]}, "embedding has 2 or 16 numbers"),
+        ({"role": ["pool"]}, "role is .*expected pool or first_frame"),
+        ({"frame": -1}, "frame is -1"),
+        ({"score": None}, "score is None, expected a finite number"),
+    ],
+)
+def test_wrong_face_record_is_named(change: dict, message: str) -> None:
+    members = to_members(make_sample(1))
+    raw = json.loads(members["json"])
+    raw["faces"][2] |= change
+    members["json"] = json.dumps(raw).encode()
+    with pytest.raises(IdanimError, match=f"sample 'p001__0'.*{message}"):
+        from_members(members)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000, b"[1" + b"0" * 5000 + b"]", b"null"])
+def test_json_that_can_not_be_read_is_named(content: bytes) -> None:
+    with pytest.raises(IdanimError, match="sample 'p001__0': its json"):
+        from_members(to_members(make_sample(1)) | {"json": content})
 
 
 def test_duplicate_member_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,9 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-import torch
 
 from idanim.metrics.face_track import FaceTrack, sampled_frames
 from idanim.metrics.identity import (
-    DetectedFaceSimilarity,
-    FaceDetectionRate,
-    FaceSimilarity,
     chance_similarity,
     detected_face_similarity,
     different_person_similarity,
@@ -135,40 +131,3 @@ def test_sampled_frames_are_spread_from_first_to_last():
     assert sampled_frames(1, 1).tolist() == [0]
     with pytest.raises(ValueError, match="at least 1"):
         sampled_frames(0, 4)
-
-
-def gathered(metric_class, updates_by_rank):
-    """The value a rank computes when it gathers the states of all ranks, as under DDP."""
-    ranks = [
-        metric_class(distributed_available_fn=lambda: True, dist_sync_fn=lambda _, group: next(incoming))
-        for _ in updates_by_rank
-    ]
-    for metric, updates in zip(ranks, updates_by_rank, strict=True):
-        for update in updates:
-            metric.update(*update)
-    states = [[getattr(rank, name).clone() for rank in ranks] for name in ranks[0]._defaults]
-    incoming = iter(states)
-    return ranks[0].compute()
-
-
-@pytest.mark.parametrize("metric_class", [FaceSimilarity, DetectedFaceSimilarity, FaceDetectionRate])
-def test_two_unequal_ranks_equal_one_process(metric_class):
-    rng = np.random.default_rng(6)
-    references = vectors(rng, 1)
-    tracks = [track(found, rng) for found in ([True] * 5, [False, True], [False] * 3)]
-    updates = [(t,) if metric_class is FaceDetectionRate else (t, references) for t in tracks]
-    single = metric_class()
-    for update in updates:
-        single.update(*update)
-    assert torch.equal(gathered(metric_class, [updates[:1], updates[1:]]), single.compute())
-
-
-def test_classes_agree_with_functions():
-    rng = np.random.default_rng(7)
-    references, video = vectors(rng, 2), track([True, False, True], rng)
-    for metric, function in ((FaceSimilarity(), face_similarity), (DetectedFaceSimilarity(), detected_face_similarity)):
-        metric.update(video, references)
-        assert metric.compute().item() == pytest.approx(function(video, references))
-    rate = FaceDetectionRate()
-    rate.update(video)
-    assert rate.compute().item() == pytest.approx(face_detection_rate(video))

@@ -1,9 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from idanim.metrics.motion import Motion, flow_magnitudes, motion
+from idanim.metrics.motion import flow_magnitudes, motion
 
 
 def texture(height, width):
@@ -38,17 +37,3 @@ def test_faster_is_more_and_counted_in_diagonals(picture):
     slow, fast = motion(shaken(picture, range(0, 8, 1))), motion(shaken(picture, range(0, 32, 4)))
     assert fast == pytest.approx(4 * slow, rel=0.1)
     assert motion(shaken(texture(192, 256), range(0, 16, 2))) == pytest.approx(slow, rel=0.1)
-
-
-def test_two_ranks_equal_one_process(picture):
-    videos = [shaken(picture, [0, 1, 2]), shaken(picture, [0, 5]), shaken(picture, [0, 0, 0, 0])]
-    single, left, right = Motion(), Motion(), Motion()
-    for video in videos:
-        single.update(video)
-    left.update(videos[0])
-    right.update(videos[1])
-    right.update(videos[2])
-    left.merge_state(right)
-    assert torch.equal(left.compute(), single.compute())
-    pairs = np.concatenate([flow_magnitudes(video) for video in videos])
-    assert single.compute().item() == pytest.approx(pairs.mean())

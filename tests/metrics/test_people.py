@@ -45,6 +45,12 @@ def test_first_photo_is_the_reference_and_all_are_real_faces(tmp_path):
     assert ann.vectors.shape == (1, 3)
     assert [clip.shape for clip in ann.clips] == [(1, 3), (1, 3)]
     assert ann.digest != bob.digest
+    assert ann.origin == bob.origin == f"photos in {tmp_path}"
+
+
+def test_photo_without_a_name_before_the_mark_is_not_nobody(tmp_path):
+    photo(tmp_path / "__1.png", (255, 10, 10))
+    assert [person.identity for person in people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 32)] == ["__1"]
 
 
 def test_names_and_numbers_limit(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from idanim.metrics.grid import Cell, grid, slug
+from idanim.metrics.grid import NOBODY, Cell, grid, slug
 from idanim.metrics.prompts import Prompt, load_prompts
 from idanim.types import IdanimError
 
@@ -15,6 +15,10 @@ def test_jsonl_file_has_groups(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a hat", "group": "clothing"}\n{"prompt": "a face"}\n')
     assert load_prompts(str(path)) == [Prompt("a hat", "clothing"), Prompt("a face", "all")]
+
+
+def test_a_text_with_blanks_is_one_prompt():
+    assert load_prompts("A man, smiling (close-up), f=1.8") == [Prompt("A man, smiling (close-up), f=1.8")]
 
 
 def test_list_is_taken_as_it_is():
@@ -65,3 +69,19 @@ def test_grid_has_every_combination_once_at_its_own_place():
 def test_slug_keeps_plain_names():
     assert slug("person_01") == "person_01"
     assert slug("A man, smiling").startswith("A-man-smiling-")
+
+
+ODD_NAMES = ["..", "../../etc/passwd", "/abs", "人", "é", "e\u0301", "-", ".", "a\nb", "\udcff", "nobody "]
+ODD_NAMES += ["a" * 300, "a" * 301]
+
+
+def test_no_identity_leaves_the_folder_or_takes_the_place_of_another():
+    paths = [Cell("adapter", name, Prompt(name), 0).path for name in (*ODD_NAMES, NOBODY)]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        assert len(path.parts) == 3
+        for part in path.parts:
+            assert part.isascii()
+            assert len(part) < 80
+            assert part not in (".", "..")
+            assert "/" not in part

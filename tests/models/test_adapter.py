@@ -105,6 +105,18 @@ def test_context_once_per_video_equals_context_once_per_frame(backbone: AnimateD
     assert torch.allclose(per_video, per_frame, atol=1e-5)
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_bfloat16_backbone_takes_a_float32_adapter(inputs: dict, lora_rank: int) -> None:
+    backbone = tiny_backbone()
+    adapter = make_adapter(backbone, lora_rank=lora_rank)
+    expected = adapted(backbone, inputs, adapter)
+    backbone.to(torch.bfloat16)
+    narrow = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+    result = adapted(backbone, narrow, adapter)
+    assert result.dtype == torch.bfloat16
+    assert torch.allclose(result.float(), expected, atol=0.1)
+
+
 def test_only_the_adapter_gets_gradients(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder, inputs: dict) -> None:
     adapter = make_adapter(backbone, lora_rank=2)
     for module in adapter.adapter_modules.values():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from idanim.models.checkpoint import load_strictly, read_adapter, write_adapter
+from idanim.models.checkpoint import AtomicCheckpointIO, check_resumable, load_strictly, read_adapter, write_adapter
 from idanim.types import IdanimError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5)}
@@ -39,6 +39,35 @@ def test_missing_cut_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
     torch.save({"weights": STATE}, foreign)
     with pytest.raises(IdanimError, match=r"not a checkpoint of train\.py"):
         read_adapter(foreign)
+
+
+def test_a_page_named_ckpt_is_no_checkpoint(tmp_path: Path) -> None:
+    page = tmp_path / "page.ckpt"
+    page.write_text("<html>404</html>")
+    with pytest.raises(IdanimError, match="not a checkpoint file at all"):
+        read_adapter(page)
+
+
+def test_what_training_can_not_go_on_from_is_told_before(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter.safetensors", STATE, CONFIG)
+    with pytest.raises(IdanimError, match=r"holds only the adapter.*last\.ckpt"):
+        check_resumable(tmp_path / "adapter.safetensors")
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": STATE, "idanim_config": CONFIG}, path)
+    check_resumable(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(IdanimError, match="not a whole checkpoint"):
+        check_resumable(path)
+
+
+def test_a_failed_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
+    before = path.read_bytes()
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        AtomicCheckpointIO().save_checkpoint({"a": lambda: 0}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class Evil:

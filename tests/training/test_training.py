@@ -18,6 +18,7 @@ from idanim.models.checkpoint import read_adapter
 from idanim.models.tiny import tiny_backbone, tiny_encoder
 from idanim.training.callbacks import AdapterFile, IdTokenShare
 from idanim.training.module import AdapterTraining
+from idanim.training.resume import changed_settings
 from idanim.types import ClipBatch, IdanimError
 
 CONFIG = {"choices": {}, "values": {"seed": 0}}
@@ -28,7 +29,7 @@ def make_module(lr: float = 1e-3, num_queries: int = 4, **changes) -> AdapterTra
     torch.manual_seed(0)
     adapter = FaceAdapter(backbone, encoder.feature_dim, num_queries, depth=1, dim_head=8, heads=2)
     optimizer = partial(torch.optim.AdamW, lr=lr)
-    return AdapterTraining(backbone, encoder, adapter, optimizer, stored_config=CONFIG, **changes)
+    return AdapterTraining(backbone, encoder, adapter, optimizer, **{"stored_config": CONFIG} | changes)
 
 
 def make_data(shards: Path, **changes) -> ClipDataModule:
@@ -104,6 +105,21 @@ def test_resuming_another_architecture_is_an_error(shards: Path, tmp_path: Path)
     fit(make_module(), make_data(shards), 1, tmp_path)
     with pytest.raises(IdanimError, match=r"image_proj_model\.latents has shape \(1, 4, 32\), expected \(1, 8, 32\)"):
         fit(make_module(num_queries=8), make_data(shards), 2, tmp_path / "other", tmp_path / "last.ckpt")
+
+
+def test_going_on_with_other_settings_is_an_error(shards: Path, tmp_path: Path) -> None:
+    fit(make_module(), make_data(shards), 1, tmp_path)
+    changed = {"choices": {}, "values": {"seed": 1, "trainer": {"max_steps": 9}}}
+    with pytest.raises(IdanimError, match="other settings: seed: 0 → 1"):
+        fit(make_module(stored_config=changed), make_data(shards), 2, tmp_path / "b", tmp_path / "last.ckpt")
+
+
+def test_what_may_change_when_a_run_goes_on() -> None:
+    stored = {"values": {"trainer": {"max_steps": 1}, "data": {"shards": "a", "batch_size": 2}}}
+    now = {"values": {"trainer": {"max_steps": 9}, "data": {"shards": "b", "batch_size": 2}, "output": "x"}}
+    assert changed_settings(stored, now) == []
+    now["values"]["data"]["batch_size"] = 4
+    assert changed_settings(stored, now) == ["data.batch_size: 2 → 4"]
 
 
 def first_batch(shards: Path, batch_size: int = 4) -> ClipBatch:

@@ -38,7 +38,8 @@ def read_sidecar(video: SourceVideo) -> Sidecar:
         try:
             text = path.read_text(encoding="utf-8-sig")
             content = json.loads(text) if path.suffix == ".json" else {"unified": text}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            json.dumps(content, ensure_ascii=False).encode()  # JSON can name half characters, which no file holds
+        except (OSError, ValueError, RecursionError) as error:
             raise RejectedError("bad_sidecar", f"{path.name}: can't be read ({error})") from error
         if not isinstance(content, dict):
             raise RejectedError("bad_sidecar", f"{path.name}: holds a {type(content).__name__}, expected an object")

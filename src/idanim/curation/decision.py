@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from idanim.types import IdanimError
+from idanim.video import UnusableVideoError
 
 REASONS = {
     "file_not_readable": "the file can't be opened",
@@ -27,22 +27,12 @@ REASONS = {
 """Every reason a video can be rejected for, with its meaning."""
 
 
-class RejectedError(IdanimError):
-    """A stage turns a video down.
+RETRIED = frozenset({"file_not_readable", "bad_sidecar", "internal_error"})
+"""Reasons that may be gone the next time, for instance a network folder that was away: such a video is tried again."""
 
-    Args:
-        reason: a key of `REASONS`.
-        text: what happened, for people.
-        measured: the number the decision was made on.
-        threshold: what it was compared with.
-    """
 
-    def __init__(self, reason: str, text: str, measured: float | None = None, threshold: float | None = None) -> None:
-        super().__init__(text)
-        assert reason in REASONS, reason
-        self.reason = reason
-        self.measured = measured
-        self.threshold = threshold
+class RejectedError(UnusableVideoError):
+    """A stage turns a video down; its `reason` is a key of `REASONS`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,9 @@ class Decision:
     text: str = ""
     measured: float | None = None
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        assert self.reason is None or self.reason in REASONS, self.reason
 
     @property
     def accepted(self) -> bool:

@@ -1,17 +1,38 @@
-"""Links: the same person in several clips. Faces of the other clips go into a clip's sample, for `cross_clip`."""
+"""Links: the same person in several clips. Faces of the other clips go into a clip's sample, for `cross_clip`.
+
+Who is the same person is told by names. `Linker.find_leaks` looks for those whom the names do not link.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from idanim.curation.chance import rng_for
 from idanim.curation.results import ClipEntry, Result
 from idanim.data.sample import ClipSample
+from idanim.types import FloatArray
 
 FaceChoice = tuple[str, tuple[int, ...]]
 """(key of a clip, indices of faces in its sample)."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Two videos of different names, one in each split, that seem to show one person.
+
+    Attributes:
+        train: file name of the training video.
+        val: file name of the validation video.
+        similarity: cosine of the two most similar faces.
+    """
+
+    train: str
+    val: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -20,10 +41,12 @@ class Linker:
 
     Attributes:
         max_faces: at most this many faces of other clips go into a sample.
+        warn_similarity: two faces of a higher cosine are taken for one person by `find_leaks`.
         seed: of the draw, where there are more.
     """
 
     max_faces: int
+    warn_similarity: float
     seed: int
 
     def choose(self, entries: Sequence[ClipEntry]) -> dict[str, list[FaceChoice]]:
@@ -42,6 +65,30 @@ class Linker:
         for key, i in faces:
             by_clip[key].append(i)
         return [(key, tuple(indices)) for key, indices in by_clip.items()]
+
+    def find_leaks(self, train: Iterable[Result], val: Sequence[Result]) -> list[Leak]:
+        """Videos of the training split that seem to show a person of the validation split, most similar first.
+
+        Args:
+            train: accepted videos for training, read one at a time.
+            val: accepted videos for validation.
+        """
+        if not val:
+            return []
+        vectors = [_vectors(result) for result in val]
+        starts = np.cumsum([0, *(len(own) for own in vectors[:-1])])
+        matrix = np.concatenate(vectors)
+        leaks = []
+        for result in train:
+            best = np.maximum.reduceat((matrix @ _vectors(result).T).max(axis=1), starts)
+            for other, similarity in zip(val, best.tolist(), strict=True):
+                if similarity > self.warn_similarity:
+                    leaks.append(Leak(result.decision.source, other.decision.source, round(similarity, 4)))
+        return sorted(leaks, key=lambda leak: (-leak.similarity, leak.train, leak.val))
+
+
+def _vectors(result: Result) -> FloatArray:
+    return np.array([face.embedding for face in result.meta().faces], dtype=np.float32)
 
 
 def with_faces(sample: ClipSample, choices: Sequence[FaceChoice], results: Mapping[str, Result]) -> ClipSample:

@@ -60,8 +60,10 @@ class Packing:
     def validation_people(self, identities: Iterable[str]) -> set[str]:
         """The people kept for validation.
 
-        Each person's place is a hash of the name, so that adding people does not move the others. Of two people or
-        more, at least one is for validation (when `val_fraction` is above 0) and at least one for training.
+        Each person's place in [0, 1) is a hash of the name, and those below `val_fraction` are for validation: adding
+        people does not move the others. But of two people or more, at least one is for validation (when
+        `val_fraction` is above 0) and at least one for training. Where nobody, or everybody, is below, the person of
+        the lowest place is for validation, or that of the highest for training; who is added can move that one.
         """
         ordered = sorted(set(identities), key=lambda name: (place(self.seed, name), name))
         if self.val_fraction == 0 or len(ordered) < 2:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from idanim.curation.decision import Decision
+from idanim.curation.decision import RETRIED, Decision
 from idanim.curation.sources import SourceVideo
 from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, from_members, parse_meta
 from idanim.data.shards import ShardIndex, write_shard
@@ -92,26 +92,35 @@ class ResultStore:
         self._folder = folder
         self._settings = json.dumps([SCHEMA_VERSION, RESULT_VERSION, settings], sort_keys=True)
 
-    def _stem(self, video: SourceVideo) -> str:
+    def stem(self, video: SourceVideo) -> str:
+        """Name of the result of a video as it is now, without ending."""
         version = hashlib.sha256((self._settings + video.version()).encode()).hexdigest()[:16]
         return f"{video.key}-{version}"
 
     def find(self, video: SourceVideo) -> Result | None:
-        """The result of a video, if it was finished before and neither it nor the settings have changed."""
-        accepted, rejected = (self._folder / f"{self._stem(video)}{ending}" for ending in (".tar", ".json"))
+        """The result of a video, if it was finished before and neither it nor the settings have changed.
+
+        A rejection for a reason that may have gone since (`RETRIED`) does not count.
+        """
+        accepted, rejected = (self._folder / f"{self.stem(video)}{ending}" for ending in (".tar", ".json"))
         if accepted.is_file():
             return Result(Decision(video.name, video.key), accepted)
         if rejected.is_file():
-            return Result(Decision(**json.loads(rejected.read_text(encoding="utf-8"))), rejected)
+            decision = Decision(**json.loads(rejected.read_text(encoding="utf-8")))
+            return Result(decision, rejected) if decision.reason not in RETRIED else None
         return None
 
-    def save(self, video: SourceVideo, outcome: ClipSample | Decision) -> Result:
+    def save(self, stem: str, video: SourceVideo, outcome: ClipSample | Decision) -> Result:
         """Keep what a video came to.
+
+        Args:
+            stem: of the video before work on it began; it may have been written to since.
+            video: the video.
+            outcome: its sample, or why there is none.
 
         Raises:
             OSError: it can't be written; nothing is left behind.
         """
-        stem = self._stem(video)
         if isinstance(outcome, Decision):
             path = self._folder / f"{stem}.json"
             write_json(path, asdict(outcome))

@@ -10,13 +10,13 @@ from concurrent.futures.process import BrokenProcessPool
 import av
 from tqdm import tqdm
 
-from idanim.curation.decision import Decision, RejectedError
+from idanim.curation.decision import Decision
 from idanim.curation.pipeline import Curator
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.sources import SourceVideo
 from idanim.data.sample import ClipSample
 from idanim.types import IdanimError
-from idanim.video import UnreadableVideoError
+from idanim.video import UnusableVideoError
 
 # What decoding and array code raise on input they were not made for: a bad video must not end a run over thousands.
 # Anything else is a mistake of ours and does end it. Writing results happens outside, so a full disk ends it too.
@@ -24,22 +24,33 @@ _VIDEO_ERRORS = (OSError, ValueError, ArithmeticError, IndexError, av.FFmpegErro
 
 
 def curate_one(curator: Curator, video: SourceVideo) -> ClipSample | Decision:
-    """The sample of one video, or the reason why there is none; never an error of the video's making."""
+    """The sample of one video, or the reason why there is none; never an error of the video's making.
+
+    Raises:
+        IdanimError: something is wrong with the settings, and would be with every video.
+    """
     try:
         return curator.curate(video)
-    except (RejectedError, UnreadableVideoError) as error:
+    except UnusableVideoError as error:
         return Decision(video.name, video.key, error.reason, str(error), error.measured, error.threshold)
+    except IdanimError:
+        raise  # a ValueError, but told in words and not of the video's making
     except _VIDEO_ERRORS as error:
         return Decision(video.name, video.key, "internal_error", f"{type(error).__name__}: {error}")
 
 
 def curate_all(
-    make_curator: Callable[[], Curator], videos: Sequence[SourceVideo], store: ResultStore, workers: int
+    curator: Curator,
+    make_curator: Callable[[], Curator],
+    videos: Sequence[SourceVideo],
+    store: ResultStore,
+    workers: int,
 ) -> list[Result]:
     """Curate what has no result yet, with a progress bar.
 
     Args:
-        make_curator: builds the curator; must pickle when there are several workers, who each build their own.
+        curator: does the work in this process.
+        make_curator: builds the same one in each worker process; must pickle.
         videos: what to curate.
         store: finds finished videos and keeps new ones.
         workers: processes. The results do not depend on it.
@@ -49,7 +60,7 @@ def curate_all(
 
     Raises:
         OSError: results can't be written. Those written before stay.
-        IdanimError: a worker process was killed, for instance for lack of memory.
+        IdanimError: wrong settings, or a worker process was killed, for instance for lack of memory.
     """
     results: dict[str, Result] = {}
     missing = []
@@ -62,8 +73,11 @@ def curate_all(
     with tqdm(total=len(videos), initial=len(results), desc="curate", unit="video") as bar:
         accepted = sum(result.decision.accepted for result in results.values())
         bar.set_postfix(accepted=accepted)
-        fresh = _in_processes if workers > 1 and len(missing) > 1 else _in_this_process
-        for result in fresh(make_curator, missing, store, workers):
+        if workers > 1 and len(missing) > 1:
+            fresh = _in_processes(make_curator, missing, store, workers)
+        else:
+            fresh = (_curate_and_save(curator, video, store) for video in missing)
+        for result in fresh:
             results[result.decision.source] = result
             accepted += result.decision.accepted
             bar.set_postfix(accepted=accepted, refresh=False)
@@ -71,13 +85,9 @@ def curate_all(
     return [results[video.name] for video in videos]
 
 
-def _in_this_process(
-    make_curator: Callable[[], Curator], videos: Sequence[SourceVideo], store: ResultStore, workers: int
-) -> Iterator[Result]:
-    curator = make_curator() if videos else None
-    for video in videos:
-        assert curator is not None
-        yield store.save(video, curate_one(curator, video))
+def _curate_and_save(curator: Curator, video: SourceVideo, store: ResultStore) -> Result:
+    stem = store.stem(video)  # before it is read: a video that is still being copied is done again next time
+    return store.save(stem, video, curate_one(curator, video))
 
 
 _worker: tuple[Curator, ResultStore] | None = None  # of a worker process; set once, when it starts
@@ -91,7 +101,7 @@ def _start_worker(make_curator: Callable[[], Curator], store: ResultStore) -> No
 def _work(video: SourceVideo) -> Result:
     assert _worker is not None
     curator, store = _worker
-    return store.save(video, curate_one(curator, video))
+    return _curate_and_save(curator, video, store)
 
 
 def _in_processes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class SourceVideo:
 
     Attributes:
         path: where it is.
-        name: path relative to the input folder, with forward slashes.
+        name: path relative to the input folder, with forward slashes (see `printable`).
         key: clip key; a pure function of `name`.
     """
 
@@ -51,7 +52,11 @@ class SourceVideo:
             stamp = f"{self.name}|{error.errno}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape"))
         for sidecar in self.sidecars:
-            digest.update(sidecar.suffix.encode() + sidecar.read_bytes())
+            digest.update(sidecar.suffix.encode())
+            try:
+                digest.update(sidecar.read_bytes())
+            except OSError as error:  # reading it will give the reason, too
+                digest.update(f"error {error.errno}".encode())
         return digest.hexdigest()
 
 
@@ -66,6 +71,11 @@ def clip_key(name: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_")
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{readable}-{digest}" if readable else digest
+
+
+def printable(path: Path) -> str:
+    """A path as text that can be written to a file: bytes that are not UTF-8 stand as \\x…."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
 def find_videos(folder: Path) -> list[SourceVideo]:
@@ -84,7 +94,7 @@ def find_videos(folder: Path) -> list[SourceVideo]:
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.suffix.lower() in VIDEO_ENDINGS and not hidden:
-            name = relative.as_posix()
+            name = printable(relative)
             videos.append(SourceVideo(path, name, clip_key(name)))
     if not videos:
         found = f"none of its {len(files)} files is a video" if files else "it is empty"

@@ -30,7 +30,7 @@ class ClipDataModule(LightningDataModule):
         frame_stride: every how many frames one is taken.
         height: pixels of a training clip.
         width: pixels of a training clip.
-        batch_size: clips per step over all devices together.
+        batch_size: clips of a batch over all devices together (a step has `accumulate_grad_batches` of them).
         caption: "attribute", "action", "unified" or "mixed".
         null_text_prob: how often the caption is dropped (0.2 in the paper).
         num_workers: loader processes on each device.
@@ -85,13 +85,17 @@ class ClipDataModule(LightningDataModule):
         return LatentFolder(self.latents_folder, self.encoder.latent_fingerprint, self.window)
 
     def prepare_data(self) -> None:
-        """Encode the clips that have no latents yet. Lightning calls it on one process of each machine.
+        """Encode the clips that have no latents yet, on the trainer's device.
+
+        Lightning calls it on one process of each machine, before it moves the models there itself.
 
         Raises:
             IdanimError: no training clips, or too many that can't be read.
         """
         if not self._shards("train"):
             raise IdanimError(f"data.shards={self.location!r}: no training clip in it")
+        if self.trainer is not None:
+            self.encoder.to(self.trainer.strategy.root_device)
         for split in ("train", "val"):
             self._latents().encode_missing(self._shards(split), self.encoder, self.max_broken)
 
@@ -149,17 +153,17 @@ class ClipDataModule(LightningDataModule):
     def reference_batch(self, split: str, count: int) -> ClipBatch:
         """References of up to `count` different persons, the first clip of each; for figures during training.
 
+        Looks at the first clips of the split only, so that a large dataset costs no more than a small one.
+
         Raises:
             IdanimError: the split has no usable clip.
         """
         counts = [len(shard.keys) for shard in self._shards(split)]
         dataset = self._dataset(split, InOrder(counts), 0.0)
-        chosen: dict[str, ClipItem] = {}
-        for number in range(sum(counts)):
-            if len(chosen) == count:
-                break
-            item = dataset[number]
-            chosen.setdefault(item.identity, item)
+        chosen: dict[str, int] = {}
+        for number in range(min(sum(counts), 32 * count)):
+            if len(chosen) < count:
+                chosen.setdefault(dataset.identity(number), number)
         if not chosen:
             raise IdanimError(f"no {split} clip with a reference picture")
-        return collate(list(chosen.values()))
+        return collate([dataset[number] for number in chosen.values()])

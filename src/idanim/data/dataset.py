@@ -51,7 +51,7 @@ class ClipDataset(Dataset[ClipItem]):
         strategy: chooses the reference pictures.
         reference_size: side of the reference pictures in pixels.
         caption: "attribute", "action", "unified" or "mixed" (one of those at random). A clip without the
-            asked kind gives the first that it has.
+            asked kind gives the richest that it has: unified, else action, else attribute.
         null_text_prob: how often the caption is replaced by the null text.
         seed: of everything random.
         max_broken: share of broken clips among those read at which reading stops with an error.
@@ -82,7 +82,7 @@ class ClipDataset(Dataset[ClipItem]):
         self.max_broken = max_broken
         self.total = sum(len(shard.keys) for shard in shards)
         self.broken: Counter[str] = Counter()
-        self.unsuited = 0
+        self.unsuited: set[str] = set()
 
     def __len__(self) -> int:
         return self.total
@@ -98,19 +98,31 @@ class ClipDataset(Dataset[ClipItem]):
             try:
                 return self._read(shard, key, rng)
             except NoReferenceError as error:
-                self.unsuited += 1
                 reason = str(error)
+                if key not in self.unsuited:
+                    log.warning("another clip takes its place: %s", reason)
+                    self.unsuited.add(key)
             except IdanimError as error:
                 reason = str(error)
                 self._count_broken(key, reason)
         raise IdanimError(f"no usable clip among {_MAX_ATTEMPTS} tried; the last: {reason}")
+
+    def identity(self, number: int) -> str:
+        """The person of sample `number`, from its record alone; "" where that can't be read."""
+        shard_number, position = self.order[number]
+        shard = self.shards[shard_number]
+        key = shard.keys[position]
+        try:
+            return parse_meta(shard.read(key, ["json"]).get("json", b""), key).identity
+        except IdanimError:
+            return ""  # reading the whole sample names what is wrong
 
     def _count_broken(self, key: str, reason: str) -> None:
         if key not in self.broken:
             log.warning("clip %s is left out: %s", key, reason)
         self.broken[key] += 1
         if len(self.broken) > max(1, self.max_broken * self.total):
-            raise RuntimeError(
+            raise IdanimError(
                 f"{len(self.broken)} of {self.total} clips are broken, more than data.max_broken="
                 f"{self.max_broken:g} allows; the last: {reason}"
             )
@@ -146,7 +158,14 @@ class ClipDataset(Dataset[ClipItem]):
 
 
 def collate(items: Sequence[ClipItem]) -> ClipBatch:
-    """Stack samples to a batch."""
+    """Stack samples to a batch.
+
+    Raises:
+        IdanimError: the samples have different numbers of references.
+    """
+    numbers = {len(item.references) for item in items}
+    if len(numbers) > 1:
+        raise IdanimError(f"one batch has {sorted(numbers)} references a clip; mix only strategies of equal number")
     return ClipBatch(
         latents=torch.stack([item.latents for item in items]),
         references=torch.stack([item.references for item in items]),

@@ -1,8 +1,8 @@
 """Latents beside the shards: every clip goes through the frozen VAE once, not once a step.
 
-For each shard there is one file `<folder>/<fingerprint>/<shard>.safetensors` with the posterior of each clip,
-`<key>/mean` and `<key>/std`, float16 [C, F, h, w]. The fingerprint covers VAE weights, resolution and frame
-sampling; the file remembers which shard it was made from and which clips could not be read.
+For each shard there is one file `<folder>/<fingerprint>/<shard>-<digest>.safetensors` with the posterior of each
+clip, `<key>/mean` and `<key>/std`, float16 [C, F, h, w]. The fingerprint covers VAE weights, resolution and frame
+sampling, the digest the shard's content; the file says which clips could not be read.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class VideoEncoder(Protocol):
     @property
     def latent_fingerprint(self) -> str:
         """Names the weights."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move the weights."""
         ...
 
     def encode_video(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,12 +102,7 @@ class LatentFolder:
     def path(self, shard: ShardIndex) -> Path:
         """The file that belongs to a shard."""
         folder = self.folder or shard.path.parent / "latents"
-        return folder / self.fingerprint / f"{shard.path.stem}.safetensors"
-
-    def is_whole(self, shard: ShardIndex) -> bool:
-        """Whether the shard's latents are there and were made from this very shard."""
-        path = self.path(shard)
-        return path.is_file() and self._metadata(path).get("shard") == shard.digest
+        return folder / self.fingerprint / f"{shard.path.stem}-{shard.digest}.safetensors"
 
     def encode_missing(self, shards: Sequence[ShardIndex], encoder: VideoEncoder, max_broken: float) -> None:
         """Encode the shards whose latents are missing, with a progress bar; stops and goes on between shards.
@@ -111,7 +110,7 @@ class LatentFolder:
         Raises:
             IdanimError: more than the share `max_broken` of all clips can't be read.
         """
-        missing = [shard for shard in shards if not self.is_whole(shard)]
+        missing = [shard for shard in shards if not self.path(shard).is_file()]
         total = sum(len(shard.keys) for shard in missing)
         with tqdm(total=total, desc="latents", unit="clip", disable=not missing) as progress:
             for shard in missing:
@@ -142,7 +141,7 @@ class LatentFolder:
                 tensors[f"{key}/std"] = std[0].to("cpu", torch.float16).contiguous()
             progress.update()
         with atomic_path(self.path(shard)) as temporary:
-            metadata = {"shard": shard.digest, "broken": json.dumps(broken, ensure_ascii=False)}
+            metadata = {"broken": json.dumps(broken, ensure_ascii=False)}
             safetensors.torch.save_file(tensors, temporary, metadata)
 
     def broken(self, shard: ShardIndex) -> dict[str, str]:
@@ -153,11 +152,11 @@ class LatentFolder:
         """Mean and std of one clip, float32 [C, F, h, w].
 
         Raises:
-            IdanimError: the clip has no latents.
+            IdanimError: why the clip has no latents.
         """
         file, names = _open(self.path(shard))
         if f"{key}/mean" not in names:
-            raise IdanimError(f"clip {key!r} has no latents in {self.path(shard)}")
+            raise IdanimError(self.broken(shard).get(key, f"no latents of it in {self.path(shard)}"))
         return file.get_tensor(f"{key}/mean").float(), file.get_tensor(f"{key}/std").float()
 
     @staticmethod

@@ -13,7 +13,9 @@ A sample is self-contained, so that a stream needs no look-ups. Its members in t
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from idanim.types import IdanimError
@@ -148,37 +150,103 @@ def parse_meta(content: bytes, key: str) -> ClipMeta:
     Raises:
         IdanimError: not JSON, a field missing or of the wrong kind, or another schema version.
     """
+    where = f"sample {key!r}"
     try:
         raw = json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise IdanimError(f"sample {key!r}: its json can't be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or thousands of brackets
+        raise IdanimError(f"{where}: its json can't be read: {error}") from error
     if not isinstance(raw, dict):
-        raise IdanimError(f"sample {key!r}: its json is a {type(raw).__name__}, expected an object")
+        raise IdanimError(f"{where}: its json is a {type(raw).__name__}, expected an object")
     if raw.get("schema") != SCHEMA_VERSION:
-        raise IdanimError(f"sample {key!r}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
-    _check_fields(raw, ClipMeta, f"sample {key!r}")
+        raise IdanimError(f"{where}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
+    _check(raw, _CLIP_FIELDS, where)
+    if raw["key"] != key:
+        raise IdanimError(f"{where}: key is {raw['key']!r}, but the tar calls it {key!r}")
+    if not any(raw["captions"].get(kind) for kind in CAPTION_KINDS):
+        raise IdanimError(f"{where}: no caption in captions; expected one of {', '.join(CAPTION_KINDS)}")
     faces = []
     for i, face in enumerate(raw["faces"]):
-        _check_fields(face, FaceMeta, f"sample {key!r}, face {i}")
-        faces.append(
-            FaceMeta(
-                **face
-                | {
-                    "box": tuple(face["box"]),
-                    "landmarks": tuple(tuple(point) for point in face["landmarks"]),
-                    "embedding": tuple(face["embedding"]),
-                }
-            )
-        )
-    if not isinstance(raw["captions"], dict) or not any(raw["captions"].get(kind) for kind in CAPTION_KINDS):
-        raise IdanimError(f"sample {key!r}: no caption; expected one of {', '.join(CAPTION_KINDS)}")
+        _check(face, _FACE_FIELDS, f"{where}, face {i}")
+        points = tuple(tuple(point) for point in face["landmarks"])
+        lists = {"box": tuple(face["box"]), "landmarks": points, "embedding": tuple(face["embedding"])}
+        faces.append(FaceMeta(**face | lists))
+    widths = sorted({len(face.embedding) for face in faces})
+    if len(widths) > 1:
+        raise IdanimError(f"{where}: embedding has {' or '.join(map(str, widths))} numbers, expected the same in all")
     return ClipMeta(**raw | {"crop_box": tuple(raw["crop_box"]), "faces": tuple(faces)})
 
 
-def _check_fields(raw: Any, cls: type[ClipMeta] | type[FaceMeta], where: str) -> None:
+# --------------------------------------------------------------------------- what each field may hold
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300  # neither a truth value, nor NaN or infinite
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(_is_number, value))
+
+
+def _whole_from(least: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {least}", lambda value: type(value) is int and value >= least
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _HALF_CHARACTER.search(value)
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can name them, but no file and no terminal takes them
+_TEXT = ("some text", lambda value: _is_text(value) and value != "")
+_NUMBER = ("a finite number", _is_number)
+_BOX = ("4 finite numbers", lambda value: _is_numbers(value, 4))
+
+_Fields = Mapping[str, tuple[str, Callable[[Any], bool]]]
+_CLIP_FIELDS: _Fields = {
+    "key": _TEXT,
+    "identity": _TEXT,
+    "source": _TEXT,
+    "start_frame": _whole_from(0),
+    "num_frames": _whole_from(1),
+    "fps": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "width": _whole_from(1),
+    "height": _whole_from(1),
+    "crop_box": _BOX,
+    "captions": (
+        "an object that holds text",
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    ),
+    "face_engine": _TEXT,
+    "faces": ("a list", lambda value: isinstance(value, list)),
+    "schema": _whole_from(SCHEMA_VERSION),
+}
+_FACE_FIELDS: _Fields = {
+    "clip": _TEXT,
+    "frame": _whole_from(0),
+    "role": ("pool or first_frame", lambda value: value in ("pool", "first_frame")),
+    "box": _BOX,
+    "landmarks": (
+        "5 pairs of finite numbers",
+        lambda value: isinstance(value, list) and len(value) == 5 and all(_is_numbers(point, 2) for point in value),
+    ),
+    "score": _NUMBER,
+    "size_px": _NUMBER,
+    "blur": _NUMBER,
+    "yaw_deg": _NUMBER,
+    "pitch_deg": _NUMBER,
+    "embedding": (
+        "finite numbers, not all of them 0",
+        lambda value: isinstance(value, list) and any(value) and all(map(_is_number, value)),
+    ),
+}
+"""Field → (what it should be, whether a value from JSON is that)."""
+
+
+def _check(raw: Any, expected: _Fields, where: str) -> None:
     if not isinstance(raw, dict):
         raise IdanimError(f"{where}: is a {type(raw).__name__}, expected an object")
-    expected = {f.name for f in fields(cls)}
-    missing, unknown = sorted(expected - raw.keys()), sorted(raw.keys() - expected)
+    missing, unknown = sorted(expected.keys() - raw.keys()), sorted(raw.keys() - expected.keys())
     if missing or unknown:
         raise IdanimError(f"{where}: missing fields {missing}, unknown fields {unknown}")
+    for name, (what, is_right) in expected.items():
+        if not is_right(raw[name]):
+            raise IdanimError(f"{where}: {name} is {repr(raw[name])[:60]}, expected {what}")

@@ -147,6 +147,14 @@ class ShardIndex:
                     if info.offset_data + info.size > size:
                         raise IdanimError(f"{path}: cut short inside {info.name!r}; copy or make it again")
                     members[key][extension] = (info.offset_data, info.size)
+                assert tar.fileobj is not None
+                tar.fileobj.seek(tar.offset)
+                # tarfile takes a file that stops between two members, or an unreadable header, for the end.
+                if tar.fileobj.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+                    raise IdanimError(
+                        f"{path}: cut short or damaged: after {len(members)} samples there is neither another one nor "
+                        "the end mark of a tar (two empty blocks); copy or make it again"
+                    )
         except tarfile.TarError as error:
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
         return cls(path, tuple(members), members)

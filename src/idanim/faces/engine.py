@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
 
 from idanim.types import Face, FloatArray, UInt8Array
 
@@ -32,3 +35,22 @@ class FaceEngine(Protocol):
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""
         ...
+
+
+# ------------------------------------------------------------------ what engines have in common
+
+
+def to_bgr(rgb: UInt8Array) -> UInt8Array:
+    """[H, W, 3] uint8 RGB as the BGR that OpenCV's and insightface's models were trained on."""
+    return np.ascontiguousarray(rgb[..., ::-1])
+
+
+def unit_vector(feature: Any) -> FloatArray:
+    """A recogniser's output, one number a dimension in any shape, as [D] float32 of unit length."""
+    vector = np.asarray(feature, dtype=np.float32).reshape(-1)
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def largest_first(faces: Iterable[Face]) -> list[Face]:
+    """Faces by falling box area."""
+    return sorted(faces, key=lambda face: -face.width_px * face.height_px)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from idanim.faces.align import aligned_crop
-from idanim.faces.engine import MIN_SIDE_PX
+from idanim.faces.engine import MIN_SIDE_PX, largest_first, to_bgr, unit_vector
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
@@ -70,24 +70,19 @@ class InsightFaceEngine:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
         if min(rgb.shape[:2]) < MIN_SIDE_PX:
             return []
-        boxes, landmarks = self._detector.detect(_to_bgr(rgb))
+        boxes, landmarks = self._detector.detect(to_bgr(rgb))
         if landmarks is None:
             raise IdanimError(f"{self.name}: its detector gives no landmarks, which alignment needs")
         faces = []
         for box, points in zip(boxes, landmarks, strict=True):
             left, top, right, bottom, score = (float(v) for v in box[:5])
             faces.append(Face((left, top, right, bottom), np.asarray(points, dtype=np.float32), score))
-        return sorted(faces, key=lambda face: -face.width_px * face.height_px)
+        return largest_first(faces)
 
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""
         crop = aligned_crop(rgb, face.landmarks, int(self._recogniser.input_size[0]))
-        vector = np.asarray(self._recogniser.get_feat(_to_bgr(crop)), dtype=np.float32).reshape(-1)
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)
-
-
-def _to_bgr(rgb: UInt8Array) -> UInt8Array:
-    return np.ascontiguousarray(rgb[..., ::-1])
+        return unit_vector(self._recogniser.get_feat(to_bgr(crop)))
 
 
 def _find_pack(pack: str, root: str) -> Path:

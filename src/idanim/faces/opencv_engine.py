@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from idanim.faces.align import aligned_crop
-from idanim.faces.engine import MIN_SIDE_PX
+from idanim.faces.engine import MIN_SIDE_PX, largest_first, to_bgr, unit_vector
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 _RECOGNISER_PX = 112
@@ -64,7 +64,7 @@ class OpenCVEngine:
         if scale < 1.0:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
-        bgr = _to_bgr(rgb)
+        bgr = to_bgr(rgb)
         self._detector.setInputSize((bgr.shape[1], bgr.shape[0]))
         found: Any = self._detector.detect(bgr)[1]  # None without faces, whatever OpenCV's stub says
         if found is None:
@@ -74,7 +74,7 @@ class OpenCVEngine:
             left, top, width, height = (float(v) / scale for v in row[:4])
             landmarks = row[4:14].reshape(5, 2) / np.float32(scale)
             faces.append(Face((left, top, left + width, top + height), landmarks, float(row[14])))
-        return sorted(faces, key=lambda face: -face.width_px * face.height_px)
+        return largest_first(faces)
 
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length.
@@ -85,13 +85,7 @@ class OpenCVEngine:
         if self._recogniser is None:
             raise IdanimError("embedding needs SFace: faces.recogniser=<face_recognition_sface_2021dec.onnx>")
         crop = aligned_crop(rgb, face.landmarks, _RECOGNISER_PX)
-        feature = self._recogniser.feature(_to_bgr(crop))
-        vector = np.asarray(feature, dtype=np.float32).reshape(-1)
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)
-
-
-def _to_bgr(rgb: UInt8Array) -> UInt8Array:
-    return np.ascontiguousarray(rgb[..., ::-1])
+        return unit_vector(self._recogniser.feature(to_bgr(crop)))
 
 
 def _existing(file: str, key: str, what: str) -> Path:

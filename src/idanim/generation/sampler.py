@@ -11,7 +11,7 @@ from torch import Tensor
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
-from idanim.models.encoder import ClipFaceEncoder
+from idanim.models.encoder import FaceEncoder
 from idanim.pictures import square
 from idanim.types import GeneratedClip, IdanimError, UInt8Array
 from idanim.video import to_float, to_uint8
@@ -49,7 +49,7 @@ class Sampler:
         adapter: turns that into id tokens; the backbone is left with it attached.
     """
 
-    def __init__(self, backbone: Backbone, encoder: ClipFaceEncoder, adapter: FaceAdapter) -> None:
+    def __init__(self, backbone: Backbone, encoder: FaceEncoder, adapter: FaceAdapter) -> None:
         self.backbone = backbone
         self.encoder = encoder
         self.adapter = adapter
@@ -75,12 +75,14 @@ class Sampler:
             identity: the person's name, for the record.
 
         Raises:
-            IdanimError: more frames than the backbone can make.
+            IdanimError: more frames than the backbone can make, or a size that is not a multiple of 8.
         """
         if not 1 <= settings.num_frames <= self.backbone.max_frames:
             raise IdanimError(
                 f"num_frames={settings.num_frames}: this backbone makes 1 to {self.backbone.max_frames} frames"
             )
+        if settings.height % 8 or settings.width % 8:
+            raise IdanimError(f"{settings.height} × {settings.width} pixels: both must be multiples of 8")
         context, negative = self.backbone.encode_text([prompt, settings.negative_prompt]).split(1)
         if references:
             tokens, null_tokens = self._id_tokens(references)

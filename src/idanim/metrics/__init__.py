@@ -1,1 +1,1 @@
-"""How well generated videos keep a person, and how they move; pure functions and their torchmetrics classes."""
+"""How well generated videos keep a person, and how they move; pure functions."""

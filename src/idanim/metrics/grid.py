@@ -33,7 +33,8 @@ class Cell:
     @property
     def path(self) -> Path:
         """Relative path of the mp4: readable, and different for different cells."""
-        return Path(slug(self.system), slug(self.identity) or "nobody", f"{slug(self.prompt.text)}_s{self.seed}.mp4")
+        person = "nobody" if self.identity == NOBODY else slug(self.identity)
+        return Path(slug(self.system), person, f"{slug(self.prompt.text)}_s{self.seed}.mp4")
 
 
 def grid(system: str, identities: Iterable[str], prompts: Iterable[Prompt], seeds: Iterable[int]) -> list[Cell]:
@@ -45,6 +46,6 @@ def grid(system: str, identities: Iterable[str], prompts: Iterable[Prompt], seed
 def slug(text: str) -> str:
     """Text as a file name: letters, digits and "-"; where that loses something, a digest tells texts apart."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:48]
-    if plain == text:
+    if plain and plain == text:
         return plain
-    return f"{plain or 'text'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{plain or 'text'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 from idanim.metrics.face_track import FaceTrack
 from idanim.types import FloatArray
@@ -154,63 +150,3 @@ def normalised_position(similarity: float, floor: float, ceiling: float) -> floa
     suggests that the reference was copied. None unless the ceiling lies above the floor.
     """
     return (similarity - floor) / (ceiling - floor) if ceiling > floor else None
-
-
-# ----------------------------------------------------------------------------------- torchmetrics classes
-
-
-class FaceSimilarity(Metric):
-    """`face_similarity` over all frames of all videos: frames without a face score 0. Higher is better."""
-
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    similarity_sum: Tensor
-    num_frames: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("similarity_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_frames", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, track: FaceTrack, references: FloatArray) -> None:
-        """Add one video."""
-        self.similarity_sum += float(frame_similarities(track, references).sum())
-        self.num_frames += len(track.found)
-
-    def compute(self) -> Tensor:
-        """Scalar in [-1, 1]; NaN before the first video."""
-        return self.similarity_sum / self.num_frames
-
-
-class DetectedFaceSimilarity(FaceSimilarity):
-    """`detected_face_similarity` over all videos: only frames with a face count. Higher is better."""
-
-    def update(self, track: FaceTrack, references: FloatArray) -> None:
-        """Add one video."""
-        self.similarity_sum += float(frame_similarities(track, references).sum())
-        self.num_frames += int(track.found.sum())
-
-
-class FaceDetectionRate(Metric):
-    """`face_detection_rate` over all frames of all videos. Higher is better."""
-
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    num_found: Tensor
-    num_frames: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("num_found", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("num_frames", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, track: FaceTrack) -> None:
-        """Add one video."""
-        self.num_found += int(track.found.sum())
-        self.num_frames += len(track.found)
-
-    def compute(self) -> Tensor:
-        """Scalar in [0, 1]; NaN before the first video."""
-        return self.num_found / self.num_frames

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 from idanim.types import UInt8Array
 
@@ -47,28 +43,3 @@ def motion(frames: UInt8Array) -> float | None:
     better: compare with real videos. Flicker counts as motion, so look at the videos, too.
     """
     return float(flow_magnitudes(frames).mean()) if len(frames) > 1 else None
-
-
-class Motion(Metric):
-    """`motion` over all frame pairs of all videos."""
-
-    higher_is_better = None
-    is_differentiable = False
-    full_state_update = False
-    magnitude_sum: Tensor
-    num_pairs: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("magnitude_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_pairs", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, frames: UInt8Array) -> None:
-        """Add one video, [F, H, W, 3] uint8 RGB."""
-        magnitudes = flow_magnitudes(frames)
-        self.magnitude_sum += float(magnitudes.sum())
-        self.num_pairs += len(magnitudes)
-
-    def compute(self) -> Tensor:
-        """Scalar, 0 or more, in frame diagonals a frame; NaN before the first pair of frames."""
-        return self.magnitude_sum / self.num_pairs

@@ -26,6 +26,7 @@ class Person:
         pictures: face crops given to the generator, each [H, W, 3] uint8.
         vectors: [R, D] float32, face vectors of those pictures.
         clips: real faces of the person by clip or photo, each [K, D] float32; the references are among them.
+        origin: where they come from, for the report: "val split of …", "train split of …" or "photos in …".
         is_stranger: no video is made of them; they are only there to compare with.
     """
 
@@ -33,6 +34,7 @@ class Person:
     pictures: tuple[UInt8Array, ...]
     vectors: FloatArray
     clips: tuple[FloatArray, ...]
+    origin: str
     is_stranger: bool = False
 
     @property
@@ -73,7 +75,7 @@ def people_from_photos(
     photos: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURE_ENDINGS:
-            photos.setdefault(path.stem.partition("__")[0], []).append(path)
+            photos.setdefault(path.stem.partition("__")[0] or path.stem, []).append(path)
     if not photos:
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
     wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
@@ -88,7 +90,9 @@ def people_from_photos(
             vectors = np.stack([vector for _, vector in found]).astype(np.float32)
             pictures = tuple(crop for crop, _ in found[:num_references])
             clips = tuple(vector[None] for vector in vectors)
-            people.append(Person(name, pictures, vectors[: len(pictures)], clips, name in strangers))
+            people.append(
+                Person(name, pictures, vectors[: len(pictures)], clips, f"photos in {folder}", name in strangers)
+            )
     if faceless:
         raise IdanimError(
             f"references={str(folder)!r}: {engine.name} finds no face in {', '.join(faceless)}; "

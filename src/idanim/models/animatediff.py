@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
-from idanim.models.backbone import Backbone, CrossAttentionLayer, Diffused, Latents
+from idanim.models.backbone import DTYPES, Backbone, CrossAttentionLayer, Diffused, Latents
 from idanim.types import IdanimError
 
 
@@ -47,6 +47,14 @@ def normalise_frames_separately(unet: nn.Module) -> None:
             module.norm = FrameGroupNorm(joint.num_groups, joint.num_channels, eps=joint.eps)
             module.norm.load_state_dict(joint.state_dict())
             module.norm.to(device=joint.weight.device, dtype=joint.weight.dtype)
+
+
+def animatediff_scheduler() -> DDIMScheduler:
+    """DDIM with the noise levels that AnimateDiff's motion modules were trained on: linear betas, noise prediction.
+
+    Stable Diffusion's own are scaled-linear; with those an AnimateDiff model trains and samples wrongly.
+    """
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
 
 
 class AnimateDiffBackbone(Backbone):
@@ -88,34 +96,39 @@ class AnimateDiffBackbone(Backbone):
         """Load from local folders in diffusers layout.
 
         Args:
-            path: folder with `unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
-            motion: folder of a diffusers `MotionAdapter`; None when `unet` has its motion modules inside.
+            path: folder with `unet`, `vae`, `text_encoder`, `tokenizer`.
+            motion: folder of a diffusers `MotionAdapter`, whose noise levels are then used; None when `unet` has
+                its motion modules inside, and `scheduler` beside it says its noise levels.
             dtype: "float32", "bfloat16" or "float16".
             vae_chunk_frames: frames that go through the VAE at once.
 
         Raises:
-            IdanimError: a folder is missing.
+            IdanimError: a folder is missing, or the type is unknown.
         """
+        if dtype not in DTYPES:
+            raise IdanimError(f"backbone.model.dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
         folder = Path(path).expanduser()
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        for part in ("unet", "vae", "text_encoder", "tokenizer", *(() if motion else ("scheduler",))):
             if not (folder / part).is_dir():
-                raise IdanimError(f"backbone.path={path!r}: no folder {part!r} in it; expected the diffusers layout")
-        kwargs = {"local_files_only": True, "torch_dtype": getattr(torch, dtype)}
+                raise IdanimError(f"backbone.model.path={path!r}: no folder {part!r} in it (diffusers layout)")
+        kwargs = {"local_files_only": True, "torch_dtype": DTYPES[dtype]}
         if motion is None:
             unet = UNetMotionModel.from_pretrained(folder, subfolder="unet", **kwargs)
+            scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
         else:
+            motion_folder = Path(motion).expanduser()
+            if not motion_folder.is_dir():
+                raise IdanimError(f"backbone.model.motion={motion!r}: there is no such folder")
             spatial = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **kwargs)
-            unet = UNetMotionModel.from_unet2d(
-                spatial, MotionAdapter.from_pretrained(Path(motion).expanduser(), **kwargs)
-            ).to(getattr(torch, dtype))
+            unet = UNetMotionModel.from_unet2d(spatial, MotionAdapter.from_pretrained(motion_folder, **kwargs))
+            unet.to(DTYPES[dtype])
+            scheduler = animatediff_scheduler()
         return cls(
             unet,
             AutoencoderKL.from_pretrained(folder, subfolder="vae", **kwargs),
-            CLIPTextModel.from_pretrained(
-                folder, subfolder="text_encoder", local_files_only=True, dtype=getattr(torch, dtype)
-            ),
+            CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", local_files_only=True, dtype=DTYPES[dtype]),
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
-            DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
+            scheduler,
             vae_chunk_frames,
         )
 

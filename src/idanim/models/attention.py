@@ -43,8 +43,8 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_dim] → [..., out_dim]."""
-        return self.up(self.down(x))
+        """[..., in_dim] → [..., out_dim] in the type of `x`; computed in that of the weights."""
+        return self.up(self.down(x.to(self.down.weight.dtype))).to(x.dtype)
 
 
 class FaceAttention(nn.Module):
@@ -79,8 +79,9 @@ class FaceAttention(nn.Module):
             key = key + self.lora_scale * self.to_k_lora(text)
             value = value + self.lora_scale * self.to_v_lora(text)
         attended = attend(query, key, value, attn.heads)
-        face_attended = attend(query, self.to_k_face(face), self.to_v_face(face), attn.heads)
-        attended = attended + self.scale * face_attended
+        face = face.to(self.to_k_face.weight.dtype)  # the adapter may be wider than a bfloat16 backbone
+        key, value = (project(face).to(query.dtype) for project in (self.to_k_face, self.to_v_face))
+        attended = attended + self.scale * attend(query, key, value, attn.heads)
         result = attn.to_out[0](attended)
         if self.has_lora:
             result = result + self.lora_scale * self.to_out_lora(attended)

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types that frozen weights may have, by their name in a configuration."""
+
 
 class CrossAttentionLayer(NamedTuple):
     """A cross-attention layer that an adapter may attach to.

@@ -18,6 +18,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from idanim.files import atomic_path
@@ -81,6 +82,10 @@ def _read_safetensors(path: Path) -> AdapterCheckpoint:
 
 
 def _read_lightning(path: Path) -> AdapterCheckpoint:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":  # a zip or a bare pickle
+        raise IdanimError(f"ckpt={str(path)!r}: not a checkpoint file at all (it begins with {start!r})")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -90,6 +95,28 @@ def _read_lightning(path: Path) -> AdapterCheckpoint:
     if not isinstance(content, dict) or "state_dict" not in content or CONFIG_KEY not in content:
         raise IdanimError(f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)")
     return AdapterCheckpoint(content.get(EMA_KEY) or content["state_dict"], content[CONFIG_KEY])
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written whole or not at all: also when a run is killed while it saves."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write to a temporary file beside `path` and rename it."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+def check_resumable(path: Path) -> None:
+    """See that training can go on from a file, before anything expensive is built.
+
+    Raises:
+        IdanimError: it can't; the text says why.
+    """
+    if path.suffix == ".safetensors":
+        raise IdanimError(
+            f"ckpt={str(path)!r} holds only the adapter; to go on with training give checkpoints/last.ckpt of its run"
+        )
+    read_adapter(path)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from idanim.models.backbone import DTYPES
 from idanim.types import IdanimError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class FaceEncoder(Protocol):
+    """A frozen encoder of reference pictures."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the tokens."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures it takes, in pixels."""
+        ...
+
+    def encode(self, references: Tensor) -> Tensor:
+        """[B, R, 3, S, S] in [-1, 1] → tokens [B, R, N, feature_dim]."""
+        ...
+
+    def null_features(self) -> Tensor:
+        """Tokens of "no face", [1, 1, N, feature_dim]."""
+        ...
 
 
 class ClipFaceEncoder(nn.Module):
@@ -36,14 +60,14 @@ class ClipFaceEncoder(nn.Module):
         """Load from a local folder in transformers layout.
 
         Raises:
-            IdanimError: there is no such folder.
+            IdanimError: there is no such folder, or the type is unknown.
         """
+        if dtype not in DTYPES:
+            raise IdanimError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
         folder = Path(path).expanduser()
         if not folder.is_dir():
             raise IdanimError(f"encoder.path={path!r}: no such folder; expected a CLIP vision model there")
-        return cls(
-            CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, dtype))
-        )
+        return cls(CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype]))
 
     @property
     def feature_dim(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNetMotionModel
+from diffusers import AutoencoderKL, UNetMotionModel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.encoder import ClipFaceEncoder
 
 
@@ -87,11 +87,6 @@ def tiny_encoder(seed: int = 0, image_size: int = 64, feature_dim: int = 48) -> 
             projection_dim=24,
         )
         return ClipFaceEncoder(CLIPVisionModelWithProjection(config))
-
-
-def animatediff_scheduler() -> DDIMScheduler:
-    """DDIM with the noise levels of AnimateDiff and ID-Animator: linear betas, noise prediction."""
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
 
 
 def byte_tokenizer() -> CLIPTokenizer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
 from idanim.models.checkpoint import write_adapter
@@ -56,7 +56,9 @@ class IdTokenShare(Callback):
         assert isinstance(pl_module, AdapterTraining)
         first = trainer.global_step == 1
         if self.references is not None and (first or is_due(trainer, self.every_n_steps)):
-            pl_module.log("id_token_share", pl_module.token_share(self.references), prog_bar=True)
+            share = pl_module.token_share(self.references)
+            pl_module.log("id_token_share", share, prog_bar=True, logger=False)
+            log_now(trainer, {"id_token_share": float(share)})
 
 
 class Throughput(Callback):
@@ -79,7 +81,7 @@ class Throughput(Callback):
             self._since = now, step
         elif step - self._since[1] >= self.every_n_steps:
             rate = (step - self._since[1]) * self.clips_per_step / (now - self._since[0])
-            pl_module.log("train/clips_per_s", rate)
+            log_now(trainer, {"train/clips_per_s": rate})
             self._since = now, step
 
 
@@ -99,8 +101,7 @@ class Previews(Callback):
         """Generate at the interval and at the last step, on the first device."""
         assert isinstance(pl_module, AdapterTraining)
         if is_due(trainer, self.every_n_steps) and trainer.is_global_zero:
-            figures = self.preview(pl_module, trainer.global_step)
-            pl_module.log_dict(dict(figures), rank_zero_only=True)
+            log_now(trainer, self.preview(pl_module, trainer.global_step))
 
 
 class AdapterFile(Callback):
@@ -121,6 +122,13 @@ class AdapterFile(Callback):
             write_adapter(
                 self.output / "adapter.safetensors", pl_module.ema.module.state_dict(), pl_module.stored_config
             )
+
+
+def log_now(trainer: Trainer, figures: Mapping[str, float]) -> None:
+    """Log figures at this step alone; Lightning's own `log` repeats the last value at every interval."""
+    for logger in trainer.loggers:
+        if figures:
+            logger.log_metrics(dict(figures), step=trainer.global_step)
 
 
 def is_due(trainer: Trainer, every_n_steps: int) -> bool:
@@ -153,6 +161,7 @@ def training_callbacks(
         enable_version_counter=False,
     )
     return [
+        TQDMProgressBar(),
         LearningRateMonitor("step"),
         Throughput(clips_per_step, every_n_steps["log"]),
         IdTokenShare(every_n_steps["id_token_share"]),

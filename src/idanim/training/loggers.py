@@ -36,6 +36,8 @@ def wandb_logger(
         mode: "online", "offline" or "auto".
     """
     offline = mode == "offline" or (mode == "auto" and not has_wandb_key())
+    if offline:
+        os.environ.setdefault("WANDB_SILENT", "true")
     output.mkdir(parents=True, exist_ok=True)
     return WandbLogger(
         name=name or output.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -17,20 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
+from idanim.models.encoder import FaceEncoder
 from idanim.training.objective import denoising_loss, draw, id_token_share
-from idanim.types import ClipBatch
-
-
-class FaceEncoder(Protocol):
-    """A frozen encoder of reference pictures."""
-
-    def encode(self, references: Tensor) -> Tensor:
-        """[B, R, 3, S, S] in [-1, 1] → tokens [B, R, N, feature_dim]."""
-        ...
-
-    def null_features(self) -> Tensor:
-        """Tokens of "no face", [1, 1, N, feature_dim]."""
-        ...
+from idanim.training.resume import changed_settings
+from idanim.types import ClipBatch, IdanimError
 
 
 class AdapterTraining(LightningModule):
@@ -175,6 +165,16 @@ class AdapterTraining(LightningModule):
         checkpoint[CONFIG_KEY] = self.stored_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the moving average."""
+        """Restore the moving average.
+
+        Raises:
+            IdanimError: the checkpoint was trained with other settings, or does not fit.
+        """
+        changed = changed_settings(checkpoint[CONFIG_KEY], self.stored_config)
+        if changed:
+            raise IdanimError(
+                f"the run to go on with was started with other settings: {'; '.join(changed[:4])}. "
+                "Give the same settings, or another output= for a new run"
+            )
         load_strictly(self.ema.module, checkpoint[EMA_KEY], "the checkpoint's moving average")
         self.ema.n_averaged.fill_(checkpoint["ema_updates"])

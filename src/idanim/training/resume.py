@@ -1,0 +1,44 @@
+"""What must stay the same when a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAY_CHANGE = (
+    "ckpt",
+    "output",
+    "logger",
+    "faces",
+    "previews",
+    "every_n_steps",
+    "trainer",
+    "data.shards",
+    "data.latents",
+    "data.num_workers",
+    "data.val_clips",
+    "data.max_broken",
+    "backbone.model.path",
+    "backbone.model.motion",
+    "backbone.image_encoder.path",
+    "encoder.model.path",
+)
+"""Where a run lives, how long it goes on and what it shows; everything else decides the weights."""
+
+
+def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ between two stored configurations and may not, as "key: before → now"."""
+    before, after = (dict(_flat(config.get("values", {}))) for config in (stored, now))
+    return [
+        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE)
+    ]
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _flat(value, f"{prefix}.{name}".lstrip("."))
+    else:
+        yield prefix, node
