@@ -36,5 +36,5 @@ def test_the_weights_are_small(workshop: Workshop) -> None:
 
 
 def test_the_gates_are_measured_and_drawn(workshop: Workshop) -> None:
-    STAGES["gates"](Workshop(workshop.folder, workshop.plan))
+    STAGES["gates"](workshop)
     assert (workshop.folder / "grid.png").stat().st_size > 1000

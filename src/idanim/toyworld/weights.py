@@ -10,6 +10,7 @@ weights/
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNetMotionModel
@@ -45,17 +46,17 @@ def save_backbone(
     tokenizer: CLIPTokenizer,
     scheduler: DDIMScheduler,
 ) -> None:
-    """Write the text-to-video model in diffusers layout, in float16. The modules given are changed to it."""
-    unet.half().save_pretrained(folder / "unet")
-    vae.half().save_pretrained(folder / "vae")
-    text_encoder.half().save_pretrained(folder / "text_encoder")
+    """Write the text-to-video model in diffusers layout, in float16."""
+    copy.deepcopy(unet).half().save_pretrained(folder / "unet")
+    copy.deepcopy(vae).half().save_pretrained(folder / "vae")
+    copy.deepcopy(text_encoder).half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
 
 
 def save_image_encoder(folder: Path, encoder: CLIPVisionModelWithProjection) -> None:
-    """Write the reference encoder in transformers layout, in float16. The module given is changed to it."""
-    encoder.half().save_pretrained(folder)
+    """Write the reference encoder in transformers layout, in float16."""
+    copy.deepcopy(encoder).half().save_pretrained(folder)
 
 
 def load_reader(folder: Path = WEIGHTS_DIR) -> Reader:

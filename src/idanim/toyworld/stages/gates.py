@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNetMotionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def draw_clips(
 
 def gate_pictures(judges: Judges, image: ImageModel, codec: AutoencoderKL, test: Corpus, num_people: int) -> Tensor:
     """Gate 2 without motion: what pictures without adapter show, and that they show nobody in particular."""
-    image.unet.set_default_attn_processor()
+    image.unet.set_attn_processor(AttnProcessor2_0())  # takes off an adapter
     trial = make_trial(test, num_people, test.num_clips // (int(test.person.max()) + 1), seed=1)
     context, null_context = text_context(image, prompts(trial.wanted)), text_context(image, [""])
     drawn = draw_pictures(image, codec, context, null_context, seed=2)
