@@ -279,10 +279,12 @@ def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
 
 def test_program_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", "faces.pack=none", f"faces.root={tmp_path}"]
-    )
-    with pytest.raises(SystemExit, match="none"):
+    faces = ["faces.pack=none", f"faces.root={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", *faces])
+    with pytest.raises(SystemExit, match=r"'a, b\.safetensors': there is no such file"):
+        runpy.run_path(str(ENTRY), run_name="__main__")
+    (tmp_path / "a, b.safetensors").touch()
+    with pytest.raises(SystemExit, match=r"faces\.pack=none"):
         runpy.run_path(str(ENTRY), run_name="__main__")
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "num_identites=3"])
     with pytest.raises(SystemExit, match="did you mean num_identities"):

@@ -55,6 +55,8 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     config = run.config
     if (config["ckpt"] is None) == (config["videos"] is None):
         raise IdanimError("give either ckpt=<file> to generate and score, or videos=<folder> to score")
+    if config["ckpt"] is not None and not Path(config["ckpt"]).expanduser().is_file():
+        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
     engine: FaceEngine = build(config["faces"])
     if config["videos"] is not None:
         folder = Path(config["videos"]).expanduser()
@@ -129,8 +131,6 @@ def _generate(
     config = run.config
     prompts = load_prompts(config["prompts"])
     ckpt = Path(config["ckpt"]).expanduser()
-    if not ckpt.is_file():
-        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
     sampler, trained = load(ckpt, config["model"], _device(config["device"]), config["scale"])
     settings = sampling_settings(trained, **config["sampling"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)

@@ -17,6 +17,10 @@ def test_jsonl_file_has_groups(tmp_path):
     assert load_prompts(str(path)) == [Prompt("a hat", "clothing"), Prompt("a face", "all")]
 
 
+def test_a_text_with_blanks_is_one_prompt():
+    assert load_prompts("A man, smiling (close-up), f=1.8") == [Prompt("A man, smiling (close-up), f=1.8")]
+
+
 def test_list_is_taken_as_it_is():
     assert load_prompts(["a", " b "]) == [Prompt("a"), Prompt("b")]
 

@@ -93,6 +93,13 @@ def test_real_pairs_are_of_other_clips_where_there_are_any():
     assert figures["real_pair_similarity"].n == 1
 
 
+def test_nobody_seen_is_nowhere_between_strangers_and_the_person():
+    nobody = [score(f"n{name}", name, 0.0, detected=False) for name in "ab"]
+    summary = report(nobody, PEOPLE, "adapter")["summary"]
+    assert summary["face_similarity"]["mean"] == 0
+    assert summary["normalised_similarity"] == {"mean": None, "low": None, "high": None, "n": 0}
+
+
 def test_normalised_keeps_the_interval_and_needs_a_ceiling_above_the_floor():
     real = {"real_pair_similarity": Interval(0.7, 0.6, 0.8, 4), "different_person_similarity": Interval(0.1, 0, 0.2, 4)}
     found = normalise(Interval(0.4, 0.1, 0.7, 5), real)

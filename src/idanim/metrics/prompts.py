@@ -34,11 +34,14 @@ def load_prompts(source: str | Iterable[str]) -> list[Prompt]:
     counts once.
 
     Args:
-        source: path of a file, name of a shipped file without its ending, or a list of texts.
+        source: path of a file, name of a shipped file without its ending, a list of texts, or one text with a
+            blank in it that is not the path of a file.
 
     Raises:
         IdanimError: no such file, no prompt in it, or a line that can't be read.
     """
+    if isinstance(source, str) and " " in source.strip() and not Path(source).expanduser().is_file():
+        source = [source]
     if isinstance(source, str):
         path = find_prompt_file(source)
         prompts = _read(path)

@@ -72,11 +72,14 @@ def summarise_real(people: Mapping[str, Clips], seed: int) -> tuple[dict[str, In
     return {name: bootstrap_interval(v, np.random.default_rng(seed)) for name, v in values.items()}, pairs
 
 
+NO_VALUE = Interval(None, None, None, 0)
+
+
 def normalise(similarity: Interval, real: Mapping[str, Interval]) -> Interval:
     """`normalised_position` of a mean and of the ends of its interval; floor and ceiling count as exact."""
     floor, ceiling = real["different_person_similarity"].mean, real["real_pair_similarity"].mean
     if floor is None or ceiling is None or similarity.mean is None or ceiling <= floor:
-        return Interval(None, None, None, 0)
+        return NO_VALUE
     low, mean, high = (
         None if value is None else normalised_position(value, floor, ceiling)
         for value in (similarity.low, similarity.mean, similarity.high)
@@ -108,7 +111,9 @@ def report(
     for system in systems:
         own = [score for score in scores if score.system == system]
         figures = summarise(own, seed)
-        figures["normalised_similarity"] = normalise(figures["face_similarity"], real)
+        # Where nobody is seen, 0 above a negative floor would look like a step towards the person.
+        seen = any(score.num_faces for score in own)
+        figures["normalised_similarity"] = normalise(figures["face_similarity"], real) if seen else NO_VALUE
         prefix = "" if system == main_system else f"{system}/"
         summary |= {f"{prefix}{name}": interval for name, interval in figures.items()}
         groups[system] = _by_group(own, seed)

@@ -1,0 +1,90 @@
+"""The toy face engine: finds the one face of a toy picture and describes it, like any other engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idanim.toyworld.alignment import crop_faces
+from idanim.toyworld.networks import CROP_SIZE_PX, RECOGNISER_WIDTHS, Detector, Recogniser
+from idanim.types import Face, FloatArray, IdanimError, UInt8Array
+
+PICTURE_SIZE_PX = 32
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class ToyFaceEngine:
+    """Detection and recognition of toy faces. At most one face is found in a picture.
+
+    Args:
+        folder: holds `detector.safetensors` and `recogniser_<name>.safetensors`.
+        recogniser: "a", the one that may serve as an encoder, or "b", which took no part in any training.
+        det_threshold: faces of a lower score are not reported.
+
+    Raises:
+        IdanimError: a file of weights is missing.
+    """
+
+    def __init__(self, folder: str | Path, recogniser: str = "b", det_threshold: float = 0.5) -> None:
+        self._detector = load_network(Detector(), Path(folder) / "detector.safetensors")
+        network = Recogniser(RECOGNISER_WIDTHS[recogniser])
+        self._recogniser = load_network(network, Path(folder) / f"recogniser_{recogniser}.safetensors")
+        self._name = f"toy/{recogniser}"
+        self.det_threshold = det_threshold
+
+    @property
+    def name(self) -> str:
+        """Engine and recogniser."""
+        return self._name
+
+    @torch.no_grad()
+    def detect(self, rgb: UInt8Array) -> list[Face]:
+        """Find the face of [H, W, 3] uint8, if there is one."""
+        found = self._detector(small_square(rgb))
+        score = float(found.presence.sigmoid())
+        if score < self.det_threshold:
+            return []
+        side = max(rgb.shape[:2])
+        left, top, right, bottom = (float(v) for v in found.box[0] * side - 0.5)
+        return [Face((left, top, right, bottom), (found.landmarks[0] * side - 0.5).numpy(), score)]
+
+    @torch.no_grad()
+    def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
+        """Recognition vector of one face found in `rgb`: [128] float32 of unit length."""
+        side = max(rgb.shape[:2])
+        landmarks = (torch.from_numpy(np.asarray(face.landmarks)) + 0.5) * PICTURE_SIZE_PX / side - 0.5
+        crop = crop_faces(small_square(rgb), landmarks[None].float(), CROP_SIZE_PX)
+        vector = F.normalize(self._recogniser.embed(crop)[0], dim=0)
+        return np.asarray(vector.numpy(), dtype=np.float32)
+
+
+def small_square(rgb: UInt8Array) -> Tensor:
+    """Bring [H, W, 3] uint8 to [1, 3, 32, 32] in [-1, 1]; the shorter side is filled up with its last pixels."""
+    picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    height, width = picture.shape[2:]
+    side = max(height, width)
+    if height != width:
+        picture = F.pad(picture, (0, side - width, 0, side - height), mode="replicate")
+    if side == PICTURE_SIZE_PX:
+        return picture
+    size = (PICTURE_SIZE_PX, PICTURE_SIZE_PX)
+    return F.interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def load_network(network: NetworkT, path: Path) -> NetworkT:
+    """Load weights strictly and freeze.
+
+    Raises:
+        IdanimError: there is no such file.
+    """
+    if not path.is_file():
+        raise IdanimError(f"{path}: no such file; `make toy-weights` makes the weights of the toy world")
+    state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    network.load_state_dict(state, strict=True)
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,266 @@
+"""Make the toy world's weights from nothing: `python -m idanim.toyworld.make_weights <folder>`.
+
+Every stage writes its state under <folder>/state and goes on from there when the program is started again.
+The result lies in <folder>/weights, in the layout of `idanim.toyworld.weights`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNetMotionModel
+
+from idanim.models.adapter import FaceAdapter
+from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.checkpoint import write_adapter
+from idanim.models.encoder import ClipFaceEncoder
+from idanim.toyworld import weights
+from idanim.toyworld.codec import read_encoder
+from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
+from idanim.toyworld.networks import ActionReader, Detector, Reader, Recogniser
+from idanim.toyworld.onnx_export import export_recogniser
+from idanim.toyworld.stages import adapter, autoencoder, backbone, gates, motion, reader, recogniser, vision
+from idanim.toyworld.stages.corpus import TEST_SEED, TRAIN_SEED, Corpus, render_corpus
+from idanim.toyworld.stages.loop import Schedule
+from idanim.toyworld.stages.measure import Judges, codec_retention, make_trial
+
+log = logging.getLogger(__name__)
+
+CLIPS_PER_TRAIN_PERSON = 3
+CLIPS_PER_TEST_PERSON = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each stage trains, in optimiser steps, and on how many people.
+
+    The defaults take hours of two CPU cores.
+    """
+
+    train_people: int = 8000
+    test_people: int = 256
+    autoencoder: int = 2000
+    recogniser: int = 1000
+    reader: int = 1000
+    action_reader: int = 2000
+    detector: int = 800
+    vision: int = 3000
+    backbone: int = 6000
+    motion: int = 4000
+    teacher: int = 1500
+    resampler: int = 1000
+    attention: int = 1000
+    adapter: int = 500
+
+    def shortened(self, num_steps: int, num_people: int) -> Plan:
+        """Give every stage `num_steps`, on `num_people`, to see that everything runs."""
+        people = {"train_people": num_people, "test_people": max(4, num_people // 2)}
+        steps = {name: num_steps for name in self.__dataclass_fields__ if name not in people}
+        return replace(self, **people, **steps)
+
+
+class Workshop:
+    """Makes each part when it is first asked for, from the parts it needs.
+
+    Args:
+        folder: of the training states and the result.
+        plan: how long each stage trains.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.state = folder / "state"
+        self.output = folder / "weights"
+        self.folder = folder
+        self.plan = plan
+
+    @cached_property
+    def train(self) -> Corpus:
+        """People that are trained on."""
+        return render_corpus(self.folder / "train", self.plan.train_people, CLIPS_PER_TRAIN_PERSON, TRAIN_SEED)
+
+    @cached_property
+    def test(self) -> Corpus:
+        """People that are only measured on."""
+        return render_corpus(self.folder / "test", self.plan.test_people, CLIPS_PER_TEST_PERSON, TEST_SEED)
+
+    @cached_property
+    def codec(self) -> AutoencoderKL:
+        """The autoencoder."""
+        schedule = Schedule(self.plan.autoencoder, 2e-3, ema_decay=0.99)
+        codec = autoencoder.train_autoencoder(self.train, self.state, schedule)
+        log.info("autoencoder: %.2f dB on held-out people", autoencoder.measure_psnr(codec, self.test))
+        return codec
+
+    @cached_property
+    def encode(self) -> backbone.PatchMap:
+        """The autoencoder's encoder, fast."""
+        return backbone.PatchMap(*read_encoder(autoencoder.encoded_autoencoder(self.train)))
+
+    def recogniser(self, name: str) -> Recogniser:
+        """Recogniser "a" or "b"."""
+        schedule = Schedule(self.plan.recogniser, 4e-3, 60, flat_share=0.0, ema_decay=0.0, weight_decay=5e-4)
+        trained = recogniser.train_recogniser(name, self.train, self.state, schedule)
+        log.info("recogniser %s: %s", name, recogniser.verify(trained, self.test, CLIPS_PER_TEST_PERSON))
+        return trained
+
+    @cached_property
+    def metric_recogniser(self) -> Recogniser:
+        """Recogniser "b"."""
+        return self.recogniser("b")
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The reader of attributes and poses."""
+        trained = reader.train_reader(
+            self.train, self.state, Schedule(self.plan.reader, 2e-3, flat_share=0.3, ema_decay=0.0)
+        )
+        clip = torch.arange(self.test.num_clips)
+        frames = self.test.pictures(clip, clip % self.test.num_frames)
+        accuracy = reader.attribute_accuracy(trained, frames, self.test.scene.attributes)
+        log.info("reader: attributes read right %s", accuracy)
+        return trained
+
+    @cached_property
+    def action_reader(self) -> ActionReader:
+        """The reader of actions."""
+        schedule = Schedule(self.plan.action_reader, 2e-3, ema_decay=0.99)
+        trained = reader.train_action_reader(self.reader, self.train, self.state, schedule)
+        clips = self.test.clips(torch.arange(self.test.num_clips))
+        accuracy = reader.action_accuracy(self.reader, trained, clips, self.test.scene.attributes.action)
+        log.info("action reader: %.3f of actions read right", accuracy)
+        return trained
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The face detector."""
+        schedule = Schedule(self.plan.detector, 2e-3, flat_share=0.3, ema_decay=0.0)
+        trained = reader.train_detector(self.train, self.state, schedule)
+        log.info("detector: landmarks off by %.2f px of 32", reader.landmark_error_px(trained, self.test))
+        return trained
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Everything that measures."""
+        return Judges(self.detector, self.metric_recogniser, self.reader, self.action_reader)
+
+    @cached_property
+    def vision(self) -> ClipFaceEncoder:
+        """The reference encoder."""
+        schedule = Schedule(self.plan.vision, 1.5e-3, flat_share=0.4, ema_decay=0.995)
+        trained = vision.train_vision_model(self.train, self.state, schedule)
+        r2 = vision.identity_r2(trained, self.train, self.test)
+        log.info("reference encoder: mean R² %.3f %s", sum(r2.values()) / len(r2), r2)
+        return ClipFaceEncoder(trained.encoder)
+
+    @cached_property
+    def image_model(self) -> backbone.ImageModel:
+        """The text-to-picture model."""
+        return backbone.train_image_model(self.train, self.encode, self.state, Schedule(self.plan.backbone, 1.6e-3))
+
+    @cached_property
+    def unet(self) -> UNetMotionModel:
+        """The text-to-video UNet."""
+        return motion.train_motion(
+            self.image_model, self.train, self.encode, self.state, Schedule(self.plan.motion, 1.5e-3)
+        )
+
+    @cached_property
+    def adapter(self) -> FaceAdapter:
+        """The image-prompt adapter."""
+        image = self.image_model
+        still = AnimateDiffBackbone(
+            build_motion_unet(image.unet), self.codec, image.text_encoder, image.tokenizer, build_scheduler()
+        )
+        trained = adapter.build_adapter(still, self.vision)
+        loss = adapter.PictureLoss(image, trained, self.train, self.encode)
+        teacher = adapter.train_teacher(loss, trained, self.state, Schedule(self.plan.teacher, 2e-3, ema_decay=0.99))
+        schedule = Schedule(self.plan.resampler, 1e-3, flat_share=0.3, ema_decay=0.99)
+        adapter.distil_resampler(teacher, self.vision, trained, self.train, self.state, schedule)
+        schedule = Schedule(self.plan.attention, 2e-3, flat_share=0.3, ema_decay=0.99)
+        adapter.train_attention(loss, self.vision, trained, self.state, schedule)
+        schedule = Schedule(self.plan.adapter, 2e-4, flat_share=0.3, ema_decay=0.99)
+        adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
+        return trained
+
+    def measure(self) -> None:
+        """Measure the gates of pictures, clips and the adapter on held-out people, and draw what was measured."""
+        num_people = self.plan.test_people
+        retained = codec_retention(self.judges, self.codec, self.test, CLIPS_PER_TEST_PERSON)
+        log.info("codec: keeps %.3f of the similarity between clips of a person, n %d", retained, num_people)
+        plain = gates.gate_pictures(self.judges, self.image_model, self.codec, self.test, num_people)
+        gates.gate_clips(self.judges, self.image_model, self.unet, self.codec, self.test, num_clips=num_people // 2)
+        trained = self.adapter
+        trial = make_trial(self.test, num_people, CLIPS_PER_TEST_PERSON, seed=1)
+        tokens = gates.reference_tokens(self.vision, trained, trial)
+        log.info("adapter: token share %.3f", gates.token_share(tokens[0]))
+        drawn = gates.gate_adapter(self.judges, self.image_model, self.codec, trained, tokens, trial)
+        perfect = autoencoder.decode(self.codec, autoencoder.encode(self.codec, trial.renders))
+        gates.save_grid(self.folder / "grid.png", [trial.references, *drawn.values(), perfect, plain])
+
+    def write(self) -> None:
+        """Write all weights."""
+        faces, readers = self.output / "faces", self.output / "readers"
+        weights.save_network(self.detector, faces / "detector.safetensors")
+        first = self.recogniser("a")
+        weights.save_network(first, faces / "recogniser_a.safetensors")
+        export_recogniser(first, faces / "recogniser_a.onnx")
+        weights.save_network(self.metric_recogniser, faces / "recogniser_b.safetensors")
+        weights.save_network(self.reader, readers / "reader.safetensors")
+        weights.save_network(self.action_reader, readers / "action_reader.safetensors")
+        state = {key: value.half() for key, value in self.adapter.state_dict().items()}
+        write_adapter(self.output / "adapter.safetensors", state, {})
+        image = self.image_model
+        folder = self.output / "backbone"
+        weights.save_backbone(folder, self.unet, self.codec, image.text_encoder, image.tokenizer, build_scheduler())
+        weights.save_image_encoder(self.output / "image_encoder", self.vision.vision_model)
+
+
+STAGES: dict[str, Callable[[Workshop], object]] = {
+    "corpus": lambda workshop: (workshop.train, workshop.test),
+    "autoencoder": lambda workshop: workshop.codec,
+    "faces": lambda workshop: (workshop.recogniser("a"), workshop.metric_recogniser, workshop.detector),
+    "readers": lambda workshop: workshop.action_reader,
+    "vision": lambda workshop: workshop.vision,
+    "backbone": lambda workshop: workshop.image_model,
+    "motion": lambda workshop: workshop.unet,
+    "adapter": lambda workshop: workshop.adapter,
+    "gates": lambda workshop: workshop.measure(),
+    "write": lambda workshop: workshop.write(),
+}
+"""Stages by name. Each makes what it needs and is not there yet; "write" makes everything."""
+
+
+def main() -> None:
+    """Run stages from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="training states and results; goes on where it stopped")
+    parser.add_argument("stages", nargs="*", default=["write"], help=f"of {', '.join(STAGES)}; default: write")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, help="train every stage so briefly, to see that it runs")
+    parser.add_argument("--people", type=int, default=64, help="with --steps: people to train on")
+    parser.add_argument("--set", nargs="*", default=[], metavar="STAGE=STEPS", help="train a stage for so many steps")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.stages) - STAGES.keys())
+    if unknown:
+        parser.error(f"unknown stages {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    plan = Plan() if arguments.steps is None else Plan().shortened(arguments.steps, arguments.people)
+    changes = dict(change.split("=", 1) for change in arguments.set)
+    unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
+    if unknown:
+        parser.error(f"--set knows no {', '.join(unknown)}; there are {', '.join(Plan.__dataclass_fields__)}")
+    plan = replace(plan, **{name: int(value) for name, value in changes.items()})
+    workshop = Workshop(arguments.folder, plan)
+    for stage in arguments.stages:
+        STAGES[stage](workshop)
+
+
+if __name__ == "__main__":
+    main()

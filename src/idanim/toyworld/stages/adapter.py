@@ -1,0 +1,187 @@
+"""Stage 8: the toy IP-Adapter, an image-prompt adapter pretrained on single pictures.
+
+Trained from scratch, a resampler's tokens soon stop telling references apart: its keys and values learn
+nothing while its tokens say nothing, and the other way round. So they are taught one after the other:
+
+1. keys and values with tokens made by a small network from the true identity vector (the teacher);
+2. the resampler, to give the teacher's tokens from the encoder's view of one picture;
+3. keys and values again, with the resampler's tokens, which are less sure than the teacher's;
+4. both together, gently. The reference is the picture itself, as in IP-Adapter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from idanim.models.adapter import FaceAdapter
+from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.attention import FaceAttention, FaceAttentionProcessor
+from idanim.models.encoder import ClipFaceEncoder
+from idanim.toyworld.alignment import crop_faces
+from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
+from idanim.toyworld.people import NUM_IDENTITY
+from idanim.toyworld.stages.backbone import (
+    UNSAID_PROB,
+    ImageModel,
+    PatchMap,
+    corpus_tokens,
+    noised,
+    stratified_timesteps,
+    tokenize,
+)
+from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
+from idanim.toyworld.stages.loop import Schedule, fit
+
+BATCH_SIZE = 64
+NULL_PROB = 0.1
+"""How often the text, and independently the face, is left out."""
+RESAMPLER = {"depth": 2, "dim_head": 24, "heads": 4}
+
+
+def build_adapter(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder) -> FaceAdapter:
+    """Build the toy's face adapter: the paper's architecture in small."""
+    return FaceAdapter(backbone, encoder.feature_dim, num_queries=16, **RESAMPLER)
+
+
+class Teacher(nn.Module):
+    """Identity vector → id tokens."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, identity: Tensor, num_queries: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(NUM_IDENTITY, 256), nn.GELU(), nn.Linear(256, num_queries * TEXT_WIDTH))
+        self.norm = nn.LayerNorm(TEXT_WIDTH)
+        self.register_buffer("mean", identity.mean(0))
+        self.register_buffer("std", identity.std(0))
+
+    def forward(self, identity: Tensor, known: Tensor) -> Tensor:
+        """Map [B, 29] to [B, 16, 96]; rows that are not `known` ([B] bool) give the tokens of nobody."""
+        standard = (identity - self.mean) / self.std * known[:, None]
+        return self.norm(self.layers(standard).unflatten(-1, (-1, TEXT_WIDTH)))
+
+
+class PictureLoss:
+    """The diffusion loss of single pictures under given id tokens; the picture model stays frozen.
+
+    Args:
+        image: text encoder and UNet, frozen here.
+        adapter: attached to the UNet here.
+        train: pictures and captions.
+        encode: pictures → latents.
+    """
+
+    def __init__(self, image: ImageModel, adapter: FaceAdapter, train: Corpus, encode: PatchMap) -> None:
+        image.requires_grad_(False).eval()
+        attach_to_picture_model(adapter, image.unet)
+        self.image, self.train, self.encode = image, train, encode
+        self.scheduler = build_scheduler()
+        self.tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 9, image.tokenizer)
+        self.null_tokens = tokenize([""], image.tokenizer)
+
+    def __call__(self, clip: Tensor, frame: Tensor, id_tokens: Tensor, generator: Generator) -> Tensor:
+        """Noise the pictures at (clip, frame) and compare what the model answers; scalar."""
+        silent = torch.rand(len(clip), 1, generator=generator) < NULL_PROB
+        ids = torch.where(silent, self.null_tokens, self.tokens[clip])
+        with torch.no_grad():
+            text = self.image.text_encoder(input_ids=ids).last_hidden_state
+            latents = self.encode(self.train.pictures(clip, frame))
+        timesteps = stratified_timesteps(len(clip), generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy, target = noised(latents, timesteps, noise, self.scheduler)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(self.image.unet(noisy, timesteps, torch.cat([text, id_tokens], 1)).sample, target)
+
+
+def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) -> None:
+    """Make the picture model attend to id tokens; its layers have the names of the video model's."""
+    processors = dict(unet.attn_processors)
+    for index, module in adapter.adapter_modules.items():
+        assert isinstance(module, FaceAttention)
+        processors[adapter.layer_names[index]] = FaceAttentionProcessor(module)
+    unet.set_attn_processor(processors)
+
+
+def _random_pictures(train: Corpus, generator: Generator, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    clip = torch.randint(train.num_clips, (batch_size,), generator=generator)
+    frame = torch.randint(train.num_frames, (batch_size,), generator=generator)
+    known = torch.rand(batch_size, generator=generator) >= NULL_PROB
+    return clip, frame, known
+
+
+def face_features(
+    encoder: ClipFaceEncoder, train: Corpus, clip: Tensor, frame: Tensor, known: Tensor, generator: Generator
+) -> Tensor:
+    """Encode the faces at (clip, frame), cut with slightly wrong landmarks: [B, 1, N, D]; null where not known."""
+    _, landmarks = train.boxes_and_landmarks(clip, frame)
+    landmarks = landmarks + 0.3 * torch.randn(landmarks.shape, generator=generator)
+    crops = crop_faces(train.pictures(clip, frame), landmarks, FRAME_SIZE_PX)
+    features = encoder.encode(crops[:, None])
+    return torch.where(known[:, None, None, None], features, encoder.null_features())
+
+
+def train_teacher(loss_of: PictureLoss, adapter: FaceAdapter, folder: Path, schedule: Schedule) -> Teacher:
+    """Train keys and values with the teacher's tokens, resuming from `folder`."""
+    torch.manual_seed(9)
+    train = loss_of.train
+    teacher = Teacher(train.scene.identity)
+    adapter.requires_grad_(True)
+    trained = nn.ModuleDict({"teacher": teacher, "attention": adapter.adapter_modules})
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+        return loss_of(clip, frame, teacher(train.scene.identity[clip], known), generator)
+
+    fit("teacher", trained, loss, schedule, folder / "adapter_teacher.pt", seed=9)
+    return teacher.requires_grad_(False).eval()
+
+
+def distil_resampler(
+    teacher: Teacher, encoder: ClipFaceEncoder, adapter: FaceAdapter, train: Corpus, folder: Path, schedule: Schedule
+) -> None:
+    """Teach the resampler the teacher's tokens, resuming from `folder`."""
+    torch.manual_seed(10)
+    resampler = adapter.image_proj_model
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+        features = face_features(encoder, train, clip, frame, known, generator)
+        return F.mse_loss(adapter.id_tokens(features), teacher(train.scene.identity[clip], known))
+
+    fit("resampler", resampler, loss, schedule, folder / "adapter_resampler.pt", seed=10)
+
+
+def train_attention(
+    loss_of: PictureLoss, encoder: ClipFaceEncoder, adapter: FaceAdapter, folder: Path, schedule: Schedule
+) -> None:
+    """Train keys and values with the tokens of the resampler, which stays as it is, resuming from `folder`."""
+    train = loss_of.train
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+        with torch.no_grad():
+            tokens = adapter.id_tokens(face_features(encoder, train, clip, frame, known, generator))
+        return loss_of(clip, frame, tokens, generator)
+
+    fit("attention", adapter.adapter_modules, loss, schedule, folder / "adapter_attention.pt", seed=12)
+
+
+def train_adapter(
+    loss_of: PictureLoss, encoder: ClipFaceEncoder, adapter: FaceAdapter, folder: Path, schedule: Schedule
+) -> None:
+    """Train resampler, keys and values together with the picture itself as reference, resuming from `folder`."""
+    train = loss_of.train
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+        features = face_features(encoder, train, clip, frame, known, generator)
+        return loss_of(clip, frame, adapter.id_tokens(features), generator)
+
+    fit("adapter", adapter, loss, schedule, folder / "adapter.pt", seed=11)
+    adapter.requires_grad_(False).eval()

@@ -1,0 +1,102 @@
+"""Stage 6: text to picture. The UNet's spatial weights and the text encoder learn on single frames."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel
+
+from idanim.toyworld.captions import build_tokenizer, caption
+from idanim.toyworld.codec import PATCH_PX
+from idanim.toyworld.diffusion import build_image_unet, build_scheduler, build_text_encoder
+from idanim.toyworld.people import Attributes
+from idanim.toyworld.stages.corpus import Corpus
+from idanim.toyworld.stages.loop import Schedule, fit
+
+BATCH_SIZE = 64
+UNSAID_PROB = 0.08
+NULL_TEXT_PROB = 0.1
+
+
+class ImageModel(nn.Module):
+    """The text encoder and the UNet, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = build_tokenizer()
+        self.text_encoder: CLIPTextModel = build_text_encoder(self.tokenizer)
+        self.unet: UNet2DConditionModel = build_image_unet()
+        self.unet.to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """The encoder of the autoencoder as the linear map that it is; hundreds of times faster.
+
+    Attributes:
+        weights: [C, 48].
+        bias: [C].
+    """
+
+    weights: Tensor
+    bias: Tensor
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Encode [B, 3, S, S] in [-1, 1] to latents [B, C, h, w]."""
+        patches = F.pixel_unshuffle(pictures, PATCH_PX)
+        return F.conv2d(patches, self.weights[:, :, None, None], self.bias)
+
+
+def tokenize(texts: list[str], tokenizer: object) -> Tensor:
+    """Turn texts into [len(texts), L] int64 ids, padded."""
+    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")  # type: ignore[operator]
+    return tokens.input_ids
+
+
+def corpus_tokens(attributes: Attributes, num_clips: int, drop_prob: float, seed: int, tokenizer: object) -> Tensor:
+    """Write and tokenize a caption for every clip: [P, L] int64."""
+    rng = random.Random(seed)
+    texts = [caption(attributes, clip, rng, drop_prob) for clip in range(num_clips)]
+    return tokenize(texts, tokenizer)
+
+
+def stratified_timesteps(batch_size: int, generator: Generator) -> Tensor:
+    """Draw [B] timesteps in [0, 1000), one from each of B equal intervals, in random order."""
+    offset = torch.rand(batch_size, generator=generator)
+    order = torch.randperm(batch_size, generator=generator)
+    return ((order + offset) / batch_size * 1000).long().clamp(max=999)
+
+
+def noised(latents: Tensor, timesteps: Tensor, noise: Tensor, scheduler: DDIMScheduler) -> tuple[Tensor, Tensor]:
+    """Noise latents [B, …] and give the velocity to predict: sqrt(ā) ε - sqrt(1 - ā) x_0."""
+    return scheduler.add_noise(latents, noise, timesteps), scheduler.get_velocity(latents, noise, timesteps)
+
+
+def train_image_model(train: Corpus, encode: PatchMap, folder: Path, schedule: Schedule) -> ImageModel:
+    """Train the text-to-picture model, resuming from `folder`."""
+    torch.manual_seed(6)
+    model = ImageModel()
+    scheduler = build_scheduler()
+    tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 6, model.tokenizer)
+    null_tokens = tokenize([""], model.tokenizer)
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
+        frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
+        silent = torch.rand(BATCH_SIZE, 1, generator=generator) < NULL_TEXT_PROB
+        text = model.text_encoder(input_ids=torch.where(silent, null_tokens, tokens[clip])).last_hidden_state
+        latents = encode(train.pictures(clip, frame))
+        timesteps = stratified_timesteps(BATCH_SIZE, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy, target = noised(latents, timesteps, noise, scheduler)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(model.unet(noisy, timesteps, text).sample, target)
+
+    fit("backbone", model, loss, schedule, folder / "backbone.pt", seed=6)
+    return model.eval()

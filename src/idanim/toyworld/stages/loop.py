@@ -1,0 +1,113 @@
+"""The training loop that every stage shares: AdamW, warm-up then half-cosine, EMA, exact resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        num_steps: optimiser steps.
+        peak_lr: learning rate after warm-up.
+        warmup_steps: steps of linear warm-up.
+        flat_share: share of the steps before the cosine decay begins.
+        ema_decay: decay of the averaged weights, which are the result; 0 for none.
+        weight_decay: of AdamW.
+        log_every_steps: steps between lines of the log and checkpoints.
+    """
+
+    num_steps: int
+    peak_lr: float
+    warmup_steps: int = 100
+    flat_share: float = 0.5
+    ema_decay: float = 0.998
+    weight_decay: float = 1e-2
+    log_every_steps: int = 200
+
+    def learning_rate(self, step: int) -> float:
+        """Give the learning rate of a step."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps)
+        progress = step / max(1, self.num_steps)
+        decay = max(0.0, (progress - self.flat_share) / max(1e-9, 1 - self.flat_share))
+        return self.peak_lr * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[int, Generator], Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+    seed: int,
+) -> None:
+    """Train the parameters of `module` that ask for gradients; leaves the averaged weights in it.
+
+    Every step draws from its own generator, seeded by (seed, step), so a run that was cut off and goes on from
+    its checkpoint is the same as one that was not.
+
+    Args:
+        name: shown in the log.
+        module: trained in place.
+        loss: (step, generator) → scalar loss of a fresh batch.
+        schedule: how long and how fast.
+        checkpoint: file of the training state; a finished one ends the stage at once.
+        seed: of the batches.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    average = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=schedule.peak_lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True
+    )
+    first_step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = state["average"]
+        first_step = state["step"]
+        log.info("%s: goes on at step %d", name, first_step)
+    recent, started = 0.0, time.monotonic()
+    for step in range(first_step, schedule.num_steps):
+        generator = torch.Generator().manual_seed(seed * 10_000_019 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(step)
+        value = loss(step, generator)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(schedule.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - decay)
+        recent += value.item()
+        done = step + 1
+        if done % schedule.log_every_steps == 0 or done == schedule.num_steps:
+            count = (done - 1) % schedule.log_every_steps + 1
+            seconds = (time.monotonic() - started) / (done - first_step)
+            log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, recent / count, seconds)
+            recent = 0.0
+            _save(checkpoint, module, optimizer, average, done)
+    for parameter, averaged in zip(parameters, average, strict=True):
+        parameter.data.copy_(averaged)
+
+
+def _save(
+    checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor], step: int
+) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    partial = checkpoint.with_suffix(".partial")
+    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
+    torch.save(state, partial)
+    partial.rename(checkpoint)

@@ -1,0 +1,57 @@
+"""Stage 7: motion. The motion modules learn on whole clips while the spatial weights stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import UNetMotionModel
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from idanim.models.animatediff import normalise_frames_separately
+from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
+from idanim.toyworld.stages.backbone import (
+    NULL_TEXT_PROB,
+    UNSAID_PROB,
+    ImageModel,
+    PatchMap,
+    corpus_tokens,
+    noised,
+    stratified_timesteps,
+    tokenize,
+)
+from idanim.toyworld.stages.corpus import Corpus
+from idanim.toyworld.stages.loop import Schedule, fit
+
+BATCH_SIZE = 8
+
+
+def train_motion(
+    image: ImageModel, train: Corpus, encode: PatchMap, folder: Path, schedule: Schedule
+) -> UNetMotionModel:
+    """Inflate the picture model and train its motion modules, resuming from `folder`."""
+    torch.manual_seed(8)
+    unet = build_motion_unet(image.unet)
+    normalise_frames_separately(unet)
+    unet.requires_grad_(False)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_("motion_modules" in name)
+    scheduler = build_scheduler()
+    tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 8, image.tokenizer)
+    null_tokens = tokenize([""], image.tokenizer)
+
+    def loss(step: int, generator: Generator) -> Tensor:
+        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
+        silent = torch.rand(BATCH_SIZE, 1, generator=generator) < NULL_TEXT_PROB
+        with torch.no_grad():
+            text = image.text_encoder(input_ids=torch.where(silent, null_tokens, tokens[clip])).last_hidden_state
+            latents = encode(train.clips(clip).flatten(0, 1)).unflatten(0, (BATCH_SIZE, -1)).transpose(1, 2)
+        timesteps = stratified_timesteps(BATCH_SIZE, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy, target = noised(latents, timesteps, noise, scheduler)
+        text = text.repeat_interleave(train.num_frames, dim=0)
+        return F.mse_loss(unet(noisy, timesteps, text).sample, target)
+
+    fit("motion", unet, loss, schedule, folder / "motion.pt", seed=8)
+    return unet.eval()

@@ -1,0 +1,94 @@
+"""The shipped weights on people nobody trained on: small samples, thresholds with a margin for noise."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.encoder import ClipFaceEncoder
+from idanim.toyworld.captions import caption
+from idanim.toyworld.faces import ToyFaceEngine
+from idanim.toyworld.make_videos import LARGEST_TRAINING_SEED
+from idanim.toyworld.people import POSE_SPREAD, Scene, sample_identities, sample_scene
+from idanim.toyworld.renderer import render
+from idanim.toyworld.stages.reader import attribute_accuracy
+from idanim.toyworld.weights import WEIGHTS_DIR, load_action_reader, load_reader, shipped
+
+pytestmark = pytest.mark.skipif(not WEIGHTS_DIR.is_dir(), reason="run `make toy-weights` first")
+NUM_PEOPLE = 40
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """Two clips of each person."""
+    generator = torch.Generator().manual_seed(LARGEST_TRAINING_SEED + 7)
+    return sample_scene(sample_identities(NUM_PEOPLE, generator).repeat_interleave(2, 0), 8, generator)
+
+
+@pytest.fixture(scope="module")
+def clips(scene: Scene) -> torch.Tensor:
+    return render(scene, 32).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def backbone() -> AnimateDiffBackbone:
+    return AnimateDiffBackbone.from_pretrained(shipped("backbone"))
+
+
+def embed(engine: ToyFaceEngine, pictures: torch.Tensor) -> NDArray[np.float32]:
+    vectors = []
+    for picture in ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy():
+        (face,) = engine.detect(picture)
+        vectors.append(engine.embed(picture, face))
+    return np.stack(vectors)
+
+
+def test_the_metric_recogniser_tells_people_apart_also_through_the_codec(
+    clips: torch.Tensor, backbone: AnimateDiffBackbone
+) -> None:
+    engine = ToyFaceEngine(shipped("faces"), "b")
+    first, second = embed(engine, clips[0::2, 2]), embed(engine, clips[1::2, 5])
+    cosine = first @ second.T
+    right, wrong = np.diag(cosine), cosine[~np.eye(NUM_PEOPLE, dtype=bool)]
+    accuracy = max(((right > t).mean() + (wrong <= t).mean()) / 2 for t in np.linspace(0, 0.9, 91))
+    assert accuracy > 0.93
+    assert (cosine.argmax(1) == np.arange(NUM_PEOPLE)).mean() > 0.75
+    restored = backbone.decode_video(backbone.encode_video(clips[0::2, 2:3]).mean)[:, 0]
+    kept = (embed(engine, restored) * second).sum(1).mean() / right.mean()
+    assert kept > 0.9
+
+
+def test_attributes_and_actions_are_read_right(scene: Scene, clips: torch.Tensor) -> None:
+    reader, actions = load_reader(), load_action_reader()
+    accuracy = attribute_accuracy(reader, clips[:, 3], scene.attributes)
+    assert min(accuracy[name] for name in ("background", "shirt", "hat")) > 0.95
+    assert accuracy["glasses"] > 0.9
+    with torch.no_grad():
+        tracks = reader(clips.flatten(0, 1)).pose.unflatten(0, clips.shape[:2])
+        read = actions(tracks / POSE_SPREAD).argmax(1)
+    assert (read == scene.attributes.action).float().mean() > 0.85
+
+
+def test_the_text_to_video_model_follows_prompts(scene: Scene, backbone: AnimateDiffBackbone) -> None:
+    pipeline = backbone.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    backbone.set_processors(None)
+    wanted = scene.select(slice(0, 8)).attributes
+    frames = []
+    for index in range(8):
+        text, silence = backbone.encode_text([caption(wanted, index), ""]).split(1)
+        made = pipeline(
+            prompt_embeds=text, negative_prompt_embeds=silence, num_frames=8, height=32, width=32,
+            num_inference_steps=10, guidance_scale=3.0, generator=torch.Generator().manual_seed(index),
+            output_type="pt",
+        ).frames[0]  # fmt: skip
+        frames.append(made[4] * 2 - 1)
+    accuracy = attribute_accuracy(load_reader(), torch.stack(frames), wanted)
+    assert sum(accuracy[name] for name in ("background", "shirt", "hat")) / 3 > 0.8
+
+
+def test_the_reference_encoder_loads() -> None:
+    encoder = ClipFaceEncoder.from_pretrained(shipped("image_encoder"))
+    assert encoder.image_size == 32
+    assert encoder.feature_dim == 128
