@@ -32,7 +32,7 @@ demo: setup
 	@PYTHON=$(BIN)/python ./demo.sh
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
