@@ -40,12 +40,11 @@ from idanim.toyworld.stages.loop import Schedule, fit
 BATCH_SIZE = 64
 NULL_PROB = 0.1
 """How often the text, and independently the face, is left out."""
-RESAMPLER = {"depth": 2, "dim_head": 24, "heads": 4}
 
 
 def build_adapter(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder) -> FaceAdapter:
     """Build the toy's face adapter: the paper's architecture in small."""
-    return FaceAdapter(backbone, encoder.feature_dim, num_queries=16, **RESAMPLER)
+    return FaceAdapter(backbone, encoder.feature_dim, num_queries=16, depth=2, dim_head=24, heads=4)
 
 
 class Teacher(nn.Module):
