@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from conftest import draw_face, make_shards
+from drawn_people import draw_face, make_shards
 
 from idanim.config import Run, restore
 from idanim.evaluation import evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_sample
+from drawn_people import make_sample
 from omegaconf import OmegaConf
 from square_faces import SquareFaces, draw, person, write_mp4
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import NUM_FRAMES, SIZE_PX, make_sample, make_shards
+from drawn_people import NUM_FRAMES, SIZE_PX, make_sample, make_shards
 
 from idanim.data import references
 from idanim.data.datamodule import ClipDataModule

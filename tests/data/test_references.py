@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import face_meta, make_sample
+from drawn_people import face_meta, make_sample
 
 from idanim.data import references
 from idanim.data.references import NoReferenceError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from conftest import make_sample, make_shards
+from drawn_people import make_sample, make_shards
 
 from idanim.data.sample import from_members, to_members
 from idanim.data.shards import ShardIndex, find_shards, write_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NUM_FRAMES, SIZE_PX
+from drawn_people import NUM_FRAMES, SIZE_PX
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
