@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import official_models
 import pytest
 from golden_folder import GoldenFolder
-from parity_table import Row, lines, markdown
+from parity_table import Record, Row, lines, markdown
 
 from idanim.models.animatediff import AnimateDiffBackbone
 
 ROWS = pytest.StashKey[list[Row]]()
-Record = Callable[..., None]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 HEAD = """# Parity with the official code
@@ -15,6 +16,9 @@ Absolute errors are the largest difference of any value; relative ones are over 
 | check | error | kind | allowed |
 |---|---|---|---|
 """
+
+Record = Callable[..., None]
+"""What the fixture `record` is: check, error, tolerance, kind."""
 
 
 class Row(NamedTuple):

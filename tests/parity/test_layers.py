@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import official_models
 import pytest
 import torch
-from conftest import Record
 from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from parity_table import Record
 from torch import Tensor, nn
 
 from idanim.faces.align import ARCFACE_TEMPLATE, fit_similarity

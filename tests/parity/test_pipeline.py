@@ -8,8 +8,8 @@ from typing import Any
 import official_models
 import pytest
 import torch
-from conftest import Record
 from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from parity_table import Record
 from PIL import Image
 from torch import Tensor
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import official_models
 import pytest
 import torch
-from conftest import Record
 from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from parity_table import Record
 from torch import Tensor
 
 from idanim.models.adapter import FaceAdapter
