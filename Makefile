@@ -5,16 +5,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-THREADS ?= 1
-export OMP_NUM_THREADS ?= $(THREADS)
-export VIDEOS STEPS OUTPUT FACES_ROOT FACES_PACK
+export VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test test-slow lint format types clean
+TOY_FOLDER ?= outputs/toy-weights
+
+.PHONY: help setup demo toy-data toy-weights test test-slow lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
+	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
 	@echo "make lint | types             ruff | mypy"
 
 setup: $(VENV)/.installed
@@ -28,11 +30,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[faces,sweep,dev]'
 	@touch $@
 
-demo: setup
+demo: setup $(if $(VIDEOS),,toy-data)
 	@PYTHON=$(BIN)/python ./demo.sh
 
+toy-data: setup
+	@echo "── the toy world: film people, curate the videos"
+	@$(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 8 --size 64
+	@$(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
+		clip.size=32 clip.num_frames=8 clip.max_frames=8 filter.min_face_px=8 shards.val_fraction=0.25
+
+# Its result replaces the shipped weights.
+toy-weights: setup
+	$(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER)
+	cp -r $(TOY_FOLDER)/weights/. src/idanim/toyworld/weights/
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -76,8 +76,8 @@ def run(output, engine="drawn/1", **values):
 
 
 def loader(sampler, shards):
-    trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING}, "data": {"shards": str(shards)}}
-    return lambda ckpt, overrides, device, scale: (sampler, trained)
+    trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING, "prompts": "toy"}, "data": {"shards": str(shards)}}
+    return lambda ckpt, overrides, device, scale, initial=False: (sampler, trained)
 
 
 def evaluate_grid(output, ckpt, shards, sampler, **values):
@@ -87,7 +87,8 @@ def evaluate_grid(output, ckpt, shards, sampler, **values):
 
 def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     sampler = DrawingSampler()
-    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, seeds=[0, 1], num_identities=2)
+    values = {"seeds": [0, 1], "num_identities": 2, "num_strangers": 0}
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, **values)
     assert sorted(sampler.asked) == [
         (person, prompt, seed, 4) for person in ("p900", "p901") for prompt in ("a beach", "a hat") for seed in (0, 1)
     ]
@@ -108,7 +109,7 @@ def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     assert f"People from: val split of {shards}." in (tmp_path / "out" / "report.md").read_text()
     for name in ("grid.png", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 100
-    assert "face_similarity" in capsys.readouterr().out
+    assert "face similarity" in capsys.readouterr().out
     record = read_record(tmp_path / "out" / "videos" / result["videos"][0]["video"])
     assert (record.prompt, record.identity, record.seed, record.system) == ("a hat", "p900", 0, "adapter")
     assert record.made_with["sampling"] == VIDEO | SAMPLING
@@ -149,11 +150,37 @@ def test_only_what_changed_is_generated_again(tmp_path, ckpt, shards):
 
 def test_baseline_shows_nobody_and_scores_zero(tmp_path, ckpt, shards):
     sampler = DrawingSampler()
-    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, baseline=True)
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, systems=["adapter", "no_adapter"])
     assert [asked for asked in sampler.asked if not asked[0]] == [("", "a hat", 0, 4), ("", "a beach", 0, 4)]
     assert result["summary"]["no_adapter/face_similarity"]["mean"] == 0
     assert result["summary"]["no_adapter/face_detection_rate"] == {"mean": 0, "low": None, "high": None, "n": 1}
     assert result["summary"]["face_similarity"]["mean"] > 0.9
+
+
+def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys):
+    class Startled(DrawingSampler):
+        """What training started from: it shows somebody else."""
+
+        def generate(self, references, *args, **kwargs):
+            return super().generate([draw_face(3)], *args, **kwargs)
+
+    trained, initial = DrawingSampler(), Startled()
+    samplers = {False: trained, True: initial}
+    config = {"backbone": {"video": VIDEO, "sampling": SAMPLING}, "data": {"shards": str(shards)}}
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "systems": ["adapter", "init"]}
+    result = evaluate(run(tmp_path / "out", **values), lambda *_, initial=False: (samplers[initial], config))
+    summary = {name: figure["mean"] for name, figure in result["summary"].items()}
+    assert len(trained.asked) == len(initial.asked) == 2
+    assert summary["retrieval_rank1"] == 1
+    assert summary["init/retrieval_rank1"] == 0
+    assert summary["init/normalised_similarity"] < 0.5 < summary["normalised_similarity"]
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
+    assert rows[:5] == ["system", "adapter", "init", "ceiling:", "floor:"]
+
+
+def test_an_unknown_system_is_an_error(tmp_path, ckpt, shards):
+    with pytest.raises(IdanimError, match=r"expected some of adapter, no_adapter, init"):
+        evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), systems=["initial"])
 
 
 def test_videos_are_scored_without_a_checkpoint(tmp_path, ckpt, shards):
@@ -194,7 +221,7 @@ def test_worse_videos_score_worse(tmp_path, ckpt, shards, change):
 
 def test_real_pairs_are_of_other_clips_in_training_shards(tmp_path, ckpt):
     shards = make_shards(tmp_path / "shards", persons=3, val=0)
-    result = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), num_identities=2)
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), num_identities=2, num_strangers=0)
     assert result["real_pairs"] == "other clips"
     assert [row["identity"] for row in result["identities"]] == ["p000", "p001"]
     assert result["people_from"] == {"shown": [f"train split of {shards}"], "strangers": []}
@@ -205,7 +232,7 @@ def test_real_pairs_are_of_other_clips_in_training_shards(tmp_path, ckpt):
 def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
     shards = make_shards(tmp_path / "shards", persons=3, val=1)
     sampler = DrawingSampler()
-    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, baseline=True, num_identities=3)
+    result = evaluate_grid(tmp_path / "out", ckpt, shards, sampler, systems=["adapter", "no_adapter"], num_identities=3)
     assert {asked[0] for asked in sampler.asked} == {"p900", ""}
     assert [(row["system"], row["identity"]) for row in result["identities"]] == [
         ("adapter", "p900"),
@@ -213,10 +240,13 @@ def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
     ]
     assert result["people_from"] == {"shown": [f"val split of {shards}"], "strangers": [f"train split of {shards}"]}
     assert result["summary"]["chance_similarity"]["n"] == 1
-    assert result["summary"]["different_person_similarity"]["n"] == 3
+    assert result["summary"]["different_person_similarity"]["n"] == 4
     assert result["summary"]["normalised_similarity"]["mean"] > 0.9
     videos = str(tmp_path / "out" / "videos")
-    values = {"videos": videos, "data": {"shards": str(shards)}, "num_identities": 3}
+    values = {
+        "videos": videos,
+        "data": {"shards": str(shards)},
+    }
     assert evaluate(run(tmp_path / "again", **values), load=None)["summary"] == result["summary"]
 
 

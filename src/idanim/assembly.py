@@ -62,7 +62,7 @@ def sampling_settings(config: Mapping[str, Any], **changes: Any) -> SamplingSett
 
 
 def load_sampler(
-    ckpt: Path, overrides: Mapping[str, Any], device: str, scale: float | None = None
+    ckpt: Path, overrides: Mapping[str, Any], device: str, scale: float | None = None, initial: bool = False
 ) -> tuple[Sampler, dict[str, Any]]:
     """Rebuild what a checkpoint was trained with and load its adapter.
 
@@ -72,6 +72,7 @@ def load_sampler(
             where the weights lie on this machine.
         device: where the models go.
         scale: λ of Eq. 1; None = as trained.
+        initial: take the weights that training started from, not the trained ones.
 
     Returns:
         The sampler and the training configuration it was built from.
@@ -81,9 +82,11 @@ def load_sampler(
     """
     checkpoint = read_adapter(ckpt)
     config = restore("train", checkpoint.config, overrides)
-    config["adapter"]["init"] = None  # all weights come from the checkpoint
+    if not initial:
+        config["adapter"]["init"] = None  # all weights come from the checkpoint
     models = build_models(config)
-    load_strictly(models.adapter, checkpoint.state, str(ckpt))
+    if not initial:
+        load_strictly(models.adapter, checkpoint.state, str(ckpt))
     if scale is not None:
         models.adapter.scale = scale
     for model in models:

@@ -23,7 +23,7 @@ from idanim.metrics.grid import NOBODY, Cell, grid
 from idanim.metrics.people import Person, people_from_photos
 from idanim.metrics.picture_grid import thumbnails, write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import group_table, summary_table
+from idanim.metrics.report import group_table, summary_table, system_table
 from idanim.metrics.scoring import VideoScore, score_unreadable, score_video
 from idanim.metrics.summary import report
 from idanim.metrics.videos import VideoRecord, find_videos, is_made, read_record, write_video
@@ -32,13 +32,12 @@ from idanim.types import IdanimError, UInt8Array
 from idanim.video import UnreadableVideoError, read_frames
 
 SCHEMA_VERSION = 1
-MAIN_SYSTEM = "adapter"
-BASELINE = "no_adapter"
+ADAPTER, NO_ADAPTER, INIT = SYSTEMS = ("adapter", "no_adapter", "init")
 GRID_PROMPTS = 6
 GRID_FRAMES = 3
 LOGGED_VIDEOS = 32
 
-Loader = Callable[[Path, Mapping[str, Any], str, float | None], tuple[Sampler, dict[str, Any]]]
+Loader = Callable[..., tuple[Sampler, dict[str, Any]]]
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +46,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
 
     Args:
         run: configuration and output folder.
-        load: rebuilds a sampler from a checkpoint.
+        load: rebuilds a sampler from a checkpoint, see `load_sampler`.
 
     Raises:
         IdanimError: something is missing or doesn't fit; the text says what to do.
@@ -90,13 +89,13 @@ def _people(
     config: Mapping[str, Any], engine: FaceEngine, shards: str | Sequence[str] | None, names: Sequence[str] | None
 ) -> list[Person]:
     """The people of the evaluation, from photos or shards; with `names` all of those, and others as strangers."""
+    counts = tuple(config[name] for name in ("num_identities", "num_references", "num_strangers"))
     if config["references"] is not None:
         folder = Path(config["references"]).expanduser()
-        size_px = config["scoring"]["reference_size_px"]
-        return people_from_photos(folder, engine, names, config["num_identities"], config["num_references"], size_px)
+        return people_from_photos(folder, engine, names, *counts, config["scoring"]["reference_size_px"])
     if shards is None:
         raise IdanimError("no references: give data.shards=<folder of shards> or references=<folder of photos>")
-    return people_from_shards(shards, engine, names, config["num_identities"], config["num_references"])
+    return people_from_shards(shards, engine, names, *counts)
 
 
 def _people_from(people: Sequence[Person]) -> dict[str, list[str]]:
@@ -129,18 +128,23 @@ def _generate(
         All videos of the grid, the people, and what made the videos.
     """
     config = run.config
-    prompts = load_prompts(config["prompts"])
     ckpt = Path(config["ckpt"]).expanduser()
-    sampler, trained = load(ckpt, config["model"], _device(config["device"]), config["scale"])
+    unknown = sorted(set(config["systems"]) - set(SYSTEMS))
+    if unknown or not config["systems"]:
+        raise IdanimError(f"systems={config['systems']}: expected some of {', '.join(SYSTEMS)}")
+    options = (config["model"], _device(config["device"]), config["scale"])
+    sampler, trained = load(ckpt, *options)
     settings = sampling_settings(trained, **config["sampling"])
+    prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     source = {"checkpoint": _digest(ckpt), "scale": config["scale"], "model": config["model"]}
-    cells = grid(
-        MAIN_SYSTEM, [person.identity for person in people if not person.is_stranger], prompts, config["seeds"]
-    )
-    if config["baseline"]:
-        cells += grid(BASELINE, [NOBODY], prompts, config["seeds"])
-    videos = fill_grid(cells, people, folder, sampler, settings, source)
+    shown = [person.identity for person in people if not person.is_stranger]
+    videos: dict[Path, VideoRecord] = {}
+    for system in config["systems"]:
+        if system == INIT:
+            sampler, _ = load(ckpt, *options, initial=True)
+        cells = grid(system, [NOBODY] if system == NO_ADAPTER else shown, prompts, config["seeds"])
+        videos |= fill_grid(cells, people, folder, sampler, settings, source)
     return videos, people, source | {"ckpt": str(ckpt), "sampling": asdict(settings)}
 
 
@@ -167,7 +171,7 @@ def fill_grid(
     """
     by_name = {person.identity: person for person in people}
     videos, done = {}, 0
-    for cell in tqdm(cells, desc="generate", unit="video"):
+    for cell in tqdm(cells, desc=f"generate {cells[0].system}", unit="video"):
         person = by_name.get(cell.identity)
         made_with = dict(source) | {"sampling": asdict(settings), "references": person.digest if person else None}
         record = VideoRecord(cell.prompt.text, cell.identity, cell.seed, cell.system, cell.prompt.group, made_with)
@@ -226,7 +230,7 @@ def _score(
     write_picture_grid(output / "grid.png", references, columns, tiles)
     clips = {person.identity: person.clips for person in people}
     systems = {record.system for record in videos.values()}
-    main_system = MAIN_SYSTEM if MAIN_SYSTEM in systems else min(systems)
+    main_system = ADAPTER if ADAPTER in systems else min(systems)
     return report(scores, clips, main_system, config["scoring"]["seed"])
 
 
@@ -243,13 +247,14 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
 
 
 def _show(result: Mapping[str, Any], output: Path) -> None:
-    """Print the tables and write them to `report.md`."""
-    tables = [summary_table(result["summary"])]
+    """Print the tables and write them, and every figure with its interval, to `report.md`."""
+    tables = [system_table(result["summary"], list(result["groups"]))]
     if any(len(by_group) > 1 for by_group in result["groups"].values()):
         tables.append(group_table(result["groups"]))
     notes = _notes(result)
     width = shutil.get_terminal_size((160, 40)).columns
     print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))
+    tables.append(summary_table(result["summary"]))
     write_text(output / "report.md", "\n\n".join(["# Evaluation", *(t.markdown() for t in tables), *notes]) + "\n")
     print(f"\n{output}: metrics.json, report.md, grid.png")
 

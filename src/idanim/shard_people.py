@@ -25,19 +25,20 @@ def people_from_shards(
     names: Collection[str] | None,
     num_people: int,
     num_references: int,
+    num_strangers: int,
 ) -> list[Person]:
     """People from clip shards, by name: of the validation split, or of the training split where there is none.
 
-    Where those are fewer than `num_people`, people of the training split are added as strangers, to compare
-    with. The references of a person are the largest faces in the pool of their first clip. Whole shards are
+    Further people, of the validation split first, are added as strangers, to compare with. The references of a person are the largest faces in the pool of their first clip. Whole shards are
     read until enough people are found.
 
     Args:
         location: folder or tar files.
         engine: embeds references where the shards were made with another engine.
         names: all of these people, and others as strangers; None for the first `num_people`.
-        num_people: so many people in all, if there are.
+        num_people: where no names are given, so many people, if there are.
         num_references: at most so many pictures a person.
+        num_strangers: further people, if there are.
 
     Raises:
         IdanimError: no shards, or nobody in them with a usable face.
@@ -45,21 +46,27 @@ def people_from_shards(
     clips: dict[str, list[tuple[ShardIndex, ClipMeta]]] = {}
     origins: dict[str, str] = {}
     wanted = set(names or ())
+    num_shown = num_people if names is None else len(wanted)
+    by_split: dict[str, list[str]] = {}
     for split in ("val", "train"):
+        known = set(clips)
         for path in find_shards(location, split):
-            if len(clips) < num_people or not wanted <= clips.keys():
+            if len(clips) < num_shown + num_strangers or not wanted <= clips.keys():
                 for index, meta in _read_metas(path):
                     clips.setdefault(meta.identity, []).append((index, meta))
                     origins.setdefault(meta.identity, f"{split} split of {location}")
-        if not wanted:
-            wanted = set(clips)
-            _log.info("people in the %s split of %s: %d", split, location, len(clips))
+        by_split[split] = sorted(clips.keys() - known)
+    if names is None:
+        wanted = set(by_split["val"] or by_split["train"])
+    ordered = sorted([*by_split["val"], *by_split["train"]], key=lambda name: name not in wanted)
     people: list[Person] = []
-    for name in [*sorted(wanted & clips.keys()), *sorted(clips.keys() - wanted)]:
-        is_needed = len(people) < num_people or (names is not None and name in wanted)
-        person = _person(name, clips[name], origins[name], engine, num_references) if is_needed else None
+    for name in ordered:
+        is_stranger = name not in wanted or len(people) >= num_shown
+        if len(people) == num_shown + num_strangers:
+            break
+        person = _person(name, clips[name], origins[name], engine, num_references)
         if person is not None:
-            people.append(replace(person, is_stranger=name not in wanted))
+            people.append(replace(person, is_stranger=is_stranger))
     if all(person.is_stranger for person in people):
         raise IdanimError(f"data.shards={location!r}: nobody has a face to refer to, people wanted: {len(wanted)}")
     return people

@@ -11,6 +11,7 @@ from idanim.metrics.identity import (
     different_person_similarity,
     face_detection_rate,
     face_similarity,
+    retrieval_rank1,
     frame_similarities,
     normalised_position,
     other_clip_similarity,
@@ -72,6 +73,17 @@ def test_losing_a_face_never_lifts_the_score_of_a_similar_video():
         for kept in range(1, 7)
     ]
     assert scores == sorted(scores)
+
+
+def test_rank_one_needs_the_right_person_to_be_nearest():
+    rng = np.random.default_rng(4)
+    person, stranger = vectors(rng, 1), vectors(rng, 1)
+    video = FaceTrack(np.ones(3, bool), np.repeat(person, 3, 0))
+    assert retrieval_rank1(video, person, [stranger]) == 1
+    assert retrieval_rank1(video, stranger, [person]) == 0
+    assert retrieval_rank1(video, person, [person]) == 0  # a tie is no hit
+    assert retrieval_rank1(video, person, []) is None
+    assert retrieval_rank1(track([False] * 3, rng), person, [stranger]) == 0
 
 
 def test_chance_is_the_mean_over_other_people():

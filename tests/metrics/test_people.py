@@ -38,7 +38,7 @@ def test_first_photo_is_the_reference_and_all_are_real_faces(tmp_path):
     photo(tmp_path / "ann__2.PNG", (250, 60, 10))
     photo(tmp_path / "bob.png", (10, 10, 255))
     (tmp_path / "notes.txt").write_text("no photo")
-    ann, bob = people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 32)
+    ann, bob = people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 0, 32)
     assert (ann.identity, bob.identity) == ("ann", "bob")
     assert [picture.shape for picture in ann.pictures] == [(32, 32, 3)]
     assert ann.pictures[0][16, 16].tolist() == [255, 10, 10]
@@ -50,34 +50,34 @@ def test_first_photo_is_the_reference_and_all_are_real_faces(tmp_path):
 
 def test_photo_without_a_name_before_the_mark_is_not_nobody(tmp_path):
     photo(tmp_path / "__1.png", (255, 10, 10))
-    assert [person.identity for person in people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 32)] == ["__1"]
+    assert [person.identity for person in people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 0, 32)] == ["__1"]
 
 
 def test_names_and_numbers_limit(tmp_path):
     for name in ("a__0", "b__0", "b__1", "c__0"):
         photo(tmp_path / f"{name}.png", (255, 0, 0))
 
-    def take(names, people, references):
-        found = people_from_photos(tmp_path, BrightSquare(), names, people, references, 16)
+    def take(names, people, references, strangers=0):
+        found = people_from_photos(tmp_path, BrightSquare(), names, people, references, strangers, 16)
         return [(person.identity, person.is_stranger, len(person.pictures)) for person in found]
 
     assert take(None, 2, 1) == [("a", False, 1), ("b", False, 1)]
     assert take({"c", "b"}, 1, 2) == [("b", False, 2), ("c", False, 1)]
-    assert take({"b"}, 2, 1) == [("b", False, 1), ("a", True, 1)]
+    assert take({"b"}, 2, 1, 1) == [("b", False, 1), ("a", True, 1)]
 
 
 def test_photo_without_a_face_is_named(tmp_path):
     photo(tmp_path / "ann__1.png", (255, 0, 0))
     photo(tmp_path / "ann__2.png", None)
     with pytest.raises(IdanimError, match=r"test/bright finds no face in ann__2\.png"):
-        people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 32)
+        people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 0, 32)
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(IdanimError, match="no such folder"):
-        people_from_photos(tmp_path / "nowhere", BrightSquare(), None, 8, 1, 32)
+        people_from_photos(tmp_path / "nowhere", BrightSquare(), None, 8, 1, 0, 32)
     with pytest.raises(IdanimError, match="no photo in it"):
-        people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 32)
+        people_from_photos(tmp_path, BrightSquare(), None, 8, 1, 0, 32)
 
 
 def test_tight_crop_is_tried_again_with_surroundings():

@@ -23,6 +23,7 @@ def score(video, identity, similarity, shown=None, system="adapter", group="all"
         face_similarity=similarity,
         detected_face_similarity=similarity if detected else None,
         chance_similarity=0.05,
+        retrieval_rank1=float(detected),
         face_detection_rate=float(detected),
         motion=motion,
     )

@@ -51,7 +51,10 @@ def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
         elif path.is_dir():
             tars = sorted(path.glob("*.tar"))
         else:
-            raise IdanimError(f"data.shards={place!r}: there is no such folder or file")
+            raise IdanimError(
+                f"data.shards={place!r}: there is no such folder or file; give data.shards=<folder of shards>, "
+                "or make those of the toy world with `make toy-data`"
+            )
         if not tars:
             raise IdanimError(
                 f"data.shards={place!r}: no .tar file in this folder; "

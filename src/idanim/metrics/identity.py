@@ -93,6 +93,18 @@ def chance_similarity(track: FaceTrack, others: Sequence[FloatArray]) -> float |
     return float(np.mean([face_similarity(track, references) for references in others]))
 
 
+def retrieval_rank1(track: FaceTrack, references: FloatArray, others: Sequence[FloatArray]) -> float | None:
+    """1 where `face_similarity` is higher to the person's references than to anybody else's, else 0.
+
+    Averaged over videos: how often the right person would be picked among N, in [0, 1], higher is better; chance
+    is 1 / N. A video without a face counts 0. None where there are no others.
+    """
+    if not others:
+        return None
+    own = face_similarity(track, references)
+    return float(track.found.any() and all(own > face_similarity(track, other) for other in others))
+
+
 # ------------------------------------------------------------------------------------- real people
 
 

@@ -52,6 +52,7 @@ def people_from_photos(
     names: Collection[str] | None,
     num_people: int,
     num_references: int,
+    num_strangers: int,
     size_px: int,
 ) -> list[Person]:
     """People from a folder of photos named `<person>__<anything>.<ending>`, by name.
@@ -62,9 +63,10 @@ def people_from_photos(
     Args:
         folder: of the photos.
         engine: finds and embeds faces.
-        names: all of these people, and others as strangers; None for the first `num_people`.
-        num_people: so many people in all, if there are.
+        names: all of these people; None for the first `num_people`.
+        num_people: where no names are given, so many people, if there are.
         num_references: at most so many photos a person are given to the generator.
+        num_strangers: further people to compare with, if there are.
         size_px: side of the face crops.
 
     Raises:
@@ -79,7 +81,7 @@ def people_from_photos(
     if not photos:
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
     wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
-    strangers = sorted(photos.keys() - set(wanted))[: max(0, num_people - len(wanted))]
+    strangers = sorted(photos.keys() - set(wanted))[:num_strangers]
     people = []
     faceless: list[str] = []
     for name in [*wanted, *strangers]:

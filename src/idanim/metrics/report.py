@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from idanim.metrics.table import Table
@@ -12,6 +12,7 @@ MEANING = {
     "detected_face_similarity": "↑ the same over frames with a face only",
     "face_detection_rate": "↑ share of frames with a face",
     "normalised_similarity": "↑ face_similarity between strangers (0) and real pairs (1)",
+    "retrieval_rank1": "↑ share of videos that are most similar to the right person's reference, of all people's",
     "chance_similarity": "= face_similarity to other people's references: chance",
     "real_pair_similarity": "= real faces of one person: the ceiling",
     "different_person_similarity": "= real faces of different people: the floor",
@@ -27,6 +28,31 @@ def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
         meaning = MEANING.get(name.rpartition("/")[2], "")
         rows.append((name, number(figure["mean"]), span(figure["low"], figure["high"]), str(figure["n"]), meaning))
     return Table(("metric", "mean", "95 % interval", "n", "meaning"), rows)
+
+
+def system_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str]) -> Table:
+    """What each system reaches between floor and ceiling: one row a system, the first of which has plain names."""
+
+    def figures(prefix: str) -> tuple[str, ...]:
+        similarity = summary[f"{prefix}face_similarity"]
+        rest = ("normalised_similarity", "retrieval_rank1", "face_detection_rate", "motion")
+        return (
+            number(similarity["mean"]),
+            span(similarity["low"], similarity["high"]),
+            *(number(summary[prefix + name]["mean"]) for name in rest),
+            str(similarity["n"]),
+        )
+
+    rows = [(system, *figures("" if index == 0 else f"{system}/")) for index, system in enumerate(systems)]
+    for name, figure, position in (
+        ("ceiling: real pairs", "real_pair_similarity", "1"),
+        ("floor: strangers", "different_person_similarity", "0"),
+    ):
+        real = summary[figure]
+        interval = span(real["low"], real["high"])
+        rows.append((name, number(real["mean"]), interval, position, "–", "–", "–", str(real["n"])))
+    header = ("system", "face similarity", "95 % interval", "position", "rank-1", "face found", "motion", "people")
+    return Table(header, rows)
 
 
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:

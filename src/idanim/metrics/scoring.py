@@ -13,13 +13,14 @@ from idanim.metrics.identity import (
     detected_face_similarity,
     face_detection_rate,
     face_similarity,
+    retrieval_rank1,
 )
 from idanim.metrics.motion import motion
 from idanim.metrics.people import Person
 from idanim.metrics.videos import VideoRecord
 from idanim.types import UInt8Array
 
-PAIR_METRICS = ("face_similarity", "detected_face_similarity", "chance_similarity")
+PAIR_METRICS = ("face_similarity", "detected_face_similarity", "chance_similarity", "retrieval_rank1")
 """Scores of a video against a person."""
 VIDEO_METRICS = ("face_detection_rate", "motion")
 """Scores of a video alone."""
@@ -56,6 +57,7 @@ class VideoScore:
     face_similarity: float
     detected_face_similarity: float | None
     chance_similarity: float | None
+    retrieval_rank1: float | None
     face_detection_rate: float
     motion: float | None
     problem: str | None = None
@@ -99,17 +101,15 @@ def _against(track: FaceTrack, identity: str, people: Mapping[str, Person]) -> d
         "face_similarity": face_similarity(track, references),
         "detected_face_similarity": detected_face_similarity(track, references),
         "chance_similarity": chance_similarity(track, others),
+        "retrieval_rank1": retrieval_rank1(track, references, others),
     }
 
 
 def score_unreadable(video: str, record: VideoRecord, people: Mapping[str, Person], problem: str) -> list[VideoScore]:
     """Scores of a video that can't be decoded: it shows nobody, so it must not lift the mean by its absence."""
     scores: dict[str, Any] = dict.fromkeys(("num_frames", "num_faces"), 0)
-    scores |= {
-        "face_similarity": 0.0,
-        "face_detection_rate": 0.0,
-        "chance_similarity": 0.0 if len(people) > 1 else None,
-    }
+    scores |= dict.fromkeys(("face_similarity", "face_detection_rate"), 0.0)
+    scores |= dict.fromkeys(("chance_similarity", "retrieval_rank1"), 0.0 if len(people) > 1 else None)
     scores |= {"detected_face_similarity": None, "motion": None, "problem": problem}
     return [
         VideoScore(video, identity=identity, **_made_from(record), **scores) for identity in _targets(record, people)

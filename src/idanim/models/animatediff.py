@@ -18,6 +18,7 @@ from diffusers import (
     UNetMotionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.utils import is_accelerate_available
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -112,7 +113,12 @@ class AnimateDiffBackbone(Backbone):
         for part in ("unet", "vae", "text_encoder", "tokenizer", *(() if motion else ("scheduler",))):
             if not (folder / part).is_dir():
                 raise IdanimError(f"backbone.model.path={path!r}: no folder {part!r} in it (diffusers layout)")
-        kwargs = {"local_files_only": True, "torch_dtype": DTYPES[dtype]}
+        # Without accelerate installed diffusers warns that it loads with more memory, unless told to.
+        kwargs = {
+            "local_files_only": True,
+            "torch_dtype": DTYPES[dtype],
+            "low_cpu_mem_usage": is_accelerate_available(),
+        }
         if motion is None:
             unet = UNetMotionModel.from_pretrained(folder, subfolder="unet", **kwargs)
             scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-from idanim.toyworld.people import ACTIONS, COLOURS, HAIR_COLOURS, HAIR_STYLES, Attributes
+from idanim.toyworld.people import ACTIONS, COLOURS, HAIR_COLOURS, HAIR_STYLES, IDENTITY_PARAMETERS, Attributes
 
-MAX_TOKENS = 32
+MAX_TOKENS = 56
 START, END = "<|startoftext|>", "<|endoftext|>"
 PLAIN_WORDS = (
     "a", "person", "with", "hair", "wearing", "hat", "no", "glasses", "and", "shirt", "in", "front", "of",
     "background", "bald", "the", "is", "man", "woman", "video", "face",
 )  # fmt: skip
+TRAITS = tuple(name.replace("_", "") for name in IDENTITY_PARAMETERS)
+DEGREES = ("least", "less", "middle", "more", "most")
 
 
 def caption(attributes: Attributes, clip: int, rng: random.Random | None = None, drop_prob: float = 0.0) -> str:
@@ -51,6 +54,31 @@ def caption(attributes: Attributes, clip: int, rng: random.Random | None = None,
     return " ".join(words)
 
 
+def face_words(identity: Tensor, rng: random.Random, silent_prob: float = 0.3) -> str:
+    """Describe a face in words such as "mosteyesize", one for each trait, some left unsaid.
+
+    The captions that public text-to-picture models learned from name and describe people, so these models can draw
+    a face that they are told of. The toy's picture model learns the same from these words. No caption of a clip
+    has them: what a person looks like must come from the reference.
+
+    Args:
+        identity: [29] in [0, 1].
+        rng: decides what is left unsaid.
+        silent_prob: probability of saying nothing.
+
+    Returns:
+        At most 29 words, "" where nothing is said.
+    """
+    if rng.random() < silent_prob:
+        return ""
+    said_prob = 1.0 if rng.random() < 0.6 else rng.random()
+    return " ".join(
+        DEGREES[min(int(value * len(DEGREES)), len(DEGREES) - 1)] + trait
+        for trait, value in zip(TRAITS, identity.tolist(), strict=True)
+        if rng.random() < said_prob
+    )
+
+
 def looks(attributes: Attributes, clip: int) -> str:
     """Describe one clip without its action: the attribute caption of the paper."""
     action = ACTIONS[int(attributes.action[clip])]
@@ -64,6 +92,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     word never break those before it.
     """
     words = [*PLAIN_WORDS, *HAIR_STYLES, *HAIR_COLOURS, *COLOURS, *(w for action in ACTIONS for w in action.split())]
+    words += [degree + trait for trait in TRAITS for degree in DEGREES]
     merges: list[tuple[str, str]] = []
     letters = sorted({letter for word in words for letter in word})
     tokens = dict.fromkeys((*letters, *(letter + "</w>" for letter in letters)))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from idanim.toyworld.captions import caption, looks
 from idanim.toyworld.people import ACTIONS, Scene, sample_identities, sample_scene
@@ -80,11 +82,14 @@ def _facts(scene: Scene, size_px: int) -> dict[str, object]:
 
 
 def write_videos(folder: Path, videos: list[ToyVideo]) -> None:
-    """Write `<name>.mp4` and `<name>.json` of every video."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for video in videos:
-        (folder / f"{video.name}.mp4").write_bytes(encode_mp4(video.frames, FPS))
-        (folder / f"{video.name}.json").write_text(json.dumps(video.facts), encoding="utf-8")
+    """Write `<name>.mp4` and `<name>.json` of every video into a new folder, which appears when all are there."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for video in tqdm(videos, desc="film", unit="video"):
+        (partial / f"{video.name}.mp4").write_bytes(encode_mp4(video.frames, FPS))
+        (partial / f"{video.name}.json").write_text(json.dumps(video.facts), encoding="utf-8")
+    partial.rename(folder)
 
 
 def main() -> None:
@@ -97,6 +102,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=LARGEST_TRAINING_SEED + 1)
     arguments = parser.parse_args()
+    if arguments.folder.is_dir() and any(arguments.folder.iterdir()):
+        print(f"{arguments.folder} is there already")
+        return
     videos = film(arguments.people, arguments.clips, arguments.frames, arguments.size, arguments.seed)
     write_videos(arguments.folder, videos)
 

@@ -10,10 +10,12 @@ import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, UNetMotionModel
 
 from idanim.models.adapter import FaceAdapter
@@ -251,6 +253,10 @@ def main() -> None:
         parser.error(f"unknown stages {', '.join(unknown)}; there are {', '.join(STAGES)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo", timeout=timedelta(hours=2))
+        if dist.get_rank() > 0:
+            logging.disable()
     plan = Plan() if arguments.steps is None else Plan().shortened(arguments.steps, arguments.people)
     changes = dict(change.split("=", 1) for change in arguments.set)
     unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
@@ -260,6 +266,8 @@ def main() -> None:
     workshop = Workshop(arguments.folder, plan)
     for stage in arguments.stages:
         STAGES[stage](workshop)
+        if dist.is_initialized():
+            dist.barrier()
 
 
 if __name__ == "__main__":

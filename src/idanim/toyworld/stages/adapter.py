@@ -26,7 +26,6 @@ from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
 from idanim.toyworld.people import NUM_IDENTITY
 from idanim.toyworld.stages.backbone import (
-    UNSAID_PROB,
     ImageModel,
     PatchMap,
     corpus_tokens,
@@ -81,7 +80,7 @@ class PictureLoss:
         attach_to_picture_model(adapter, image.unet)
         self.image, self.train, self.encode = image, train, encode
         self.scheduler = build_scheduler()
-        self.tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 9, image.tokenizer)
+        self.tokens = corpus_tokens(train.scene, 9, image.tokenizer, tell_faces=False)
         self.null_tokens = tokenize([""], image.tokenizer)
 
     def __call__(self, clip: Tensor, frame: Tensor, id_tokens: Tensor, generator: Generator) -> Tensor:

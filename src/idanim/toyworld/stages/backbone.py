@@ -8,20 +8,23 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from idanim.toyworld.captions import build_tokenizer, caption
+from idanim.toyworld.captions import build_tokenizer, caption, face_words
 from idanim.toyworld.codec import PATCH_PX
 from idanim.toyworld.diffusion import build_image_unet, build_scheduler, build_text_encoder
-from idanim.toyworld.people import Attributes
+from idanim.toyworld.people import Scene
 from idanim.toyworld.stages.corpus import Corpus
-from idanim.toyworld.stages.loop import Schedule, fit
+from idanim.toyworld.stages.loop import Schedule, fit, share_of_batch
 
 BATCH_SIZE = 64
 UNSAID_PROB = 0.08
 NULL_TEXT_PROB = 0.1
+NUM_TELLINGS = 3
+"""Captions of every clip, which differ in what they leave unsaid."""
 
 
 class ImageModel(nn.Module):
@@ -59,10 +62,19 @@ def tokenize(texts: list[str], tokenizer: object) -> Tensor:
     return tokens.input_ids
 
 
-def corpus_tokens(attributes: Attributes, num_clips: int, drop_prob: float, seed: int, tokenizer: object) -> Tensor:
-    """Write and tokenize a caption for every clip: [P, L] int64."""
+def corpus_tokens(scene: Scene, seed: int, tokenizer: object, tell_faces: bool) -> Tensor:
+    """Write and tokenize a caption for every clip, some things left unsaid: [P, L] int64.
+
+    Args:
+        scene: what the clips show.
+        seed: decides what is left unsaid.
+        tokenizer: of the text encoder.
+        tell_faces: whether captions also describe the face, see `face_words`.
+    """
     rng = random.Random(seed)
-    texts = [caption(attributes, clip, rng, drop_prob) for clip in range(num_clips)]
+    texts = [caption(scene.attributes, clip, rng, UNSAID_PROB) for clip in range(scene.num_clips)]
+    if tell_faces:
+        texts = [f"{text} {face_words(scene.identity[clip], rng)}".strip() for clip, text in enumerate(texts)]
     return tokenize(texts, tokenizer)
 
 
@@ -82,17 +94,20 @@ def train_image_model(train: Corpus, encode: PatchMap, folder: Path, schedule: S
     """Train the text-to-picture model, resuming from `folder`."""
     torch.manual_seed(6)
     model = ImageModel()
+    model.unet.set_attn_processor(AttnProcessor())  # at these sizes faster on CPUs than PyTorch's fused attention
     scheduler = build_scheduler()
-    tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 6, model.tokenizer)
+    batch_size = share_of_batch(BATCH_SIZE)
+    tokens = [corpus_tokens(train.scene, seed, model.tokenizer, tell_faces=True) for seed in range(NUM_TELLINGS)]
     null_tokens = tokenize([""], model.tokenizer)
 
     def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
-        frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
-        silent = torch.rand(BATCH_SIZE, 1, generator=generator) < NULL_TEXT_PROB
-        text = model.text_encoder(input_ids=torch.where(silent, null_tokens, tokens[clip])).last_hidden_state
+        clip = torch.randint(train.num_clips, (batch_size,), generator=generator)
+        frame = torch.randint(train.num_frames, (batch_size,), generator=generator)
+        silent = torch.rand(batch_size, 1, generator=generator) < NULL_TEXT_PROB
+        ids = torch.where(silent, null_tokens, tokens[step % NUM_TELLINGS][clip])
+        text = model.text_encoder(input_ids=ids).last_hidden_state
         latents = encode(train.pictures(clip, frame))
-        timesteps = stratified_timesteps(BATCH_SIZE, generator)
+        timesteps = stratified_timesteps(batch_size, generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy, target = noised(latents, timesteps, noise, scheduler)
         noisy = noisy.contiguous(memory_format=torch.channels_last)

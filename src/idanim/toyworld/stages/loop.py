@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,23 @@ class Schedule:
         return self.peak_lr * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))
 
 
+def share_of_batch(batch_size: int) -> int:
+    """Give the number of samples that this process draws of a batch."""
+    return batch_size // (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Make the gradients of all processes their mean; nothing where there is one process."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 def fit(
     name: str,
     module: nn.Module,
@@ -55,7 +73,7 @@ def fit(
 ) -> None:
     """Train the parameters of `module` that ask for gradients; leaves the averaged weights in it.
 
-    Every step draws from its own generator, seeded by (seed, step), so a run that was cut off and goes on from
+    Every step draws from its own generator, seeded by (seed, process, step), so a run that was cut off and goes on from
     its checkpoint is the same as one that was not.
 
     Args:
@@ -72,6 +90,7 @@ def fit(
         parameters, lr=schedule.peak_lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True
     )
     first_step = 0
+    rank = dist.get_rank() if dist.is_initialized() else 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         module.load_state_dict(state["module"])
@@ -81,12 +100,13 @@ def fit(
         log.info("%s: goes on at step %d", name, first_step)
     recent, started = 0.0, time.monotonic()
     for step in range(first_step, schedule.num_steps):
-        generator = torch.Generator().manual_seed(seed * 10_000_019 + step)
+        generator = torch.Generator().manual_seed((seed * 64 + rank) * 10_000_019 + step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         value = loss(step, generator)
         optimizer.zero_grad()
         value.backward()
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(schedule.ema_decay, (1 + step) / (10 + step))
@@ -98,7 +118,8 @@ def fit(
             seconds = (time.monotonic() - started) / (done - first_step)
             log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, recent / count, seconds)
             recent = 0.0
-            _save(checkpoint, module, optimizer, average, done)
+            if rank == 0:
+                _save(checkpoint, module, optimizer, average, done)
     for parameter, averaged in zip(parameters, average, strict=True):
         parameter.data.copy_(averaged)
 

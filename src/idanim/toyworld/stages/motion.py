@@ -13,7 +13,6 @@ from idanim.models.animatediff import normalise_frames_separately
 from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
 from idanim.toyworld.stages.backbone import (
     NULL_TEXT_PROB,
-    UNSAID_PROB,
     ImageModel,
     PatchMap,
     corpus_tokens,
@@ -22,7 +21,7 @@ from idanim.toyworld.stages.backbone import (
     tokenize,
 )
 from idanim.toyworld.stages.corpus import Corpus
-from idanim.toyworld.stages.loop import Schedule, fit
+from idanim.toyworld.stages.loop import Schedule, fit, share_of_batch
 
 BATCH_SIZE = 8
 
@@ -38,16 +37,17 @@ def train_motion(
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_("motion_modules" in name)
     scheduler = build_scheduler()
-    tokens = corpus_tokens(train.scene.attributes, train.num_clips, UNSAID_PROB, 8, image.tokenizer)
+    tokens = corpus_tokens(train.scene, 8, image.tokenizer, tell_faces=True)
+    batch_size = share_of_batch(BATCH_SIZE)
     null_tokens = tokenize([""], image.tokenizer)
 
     def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
-        silent = torch.rand(BATCH_SIZE, 1, generator=generator) < NULL_TEXT_PROB
+        clip = torch.randint(train.num_clips, (batch_size,), generator=generator)
+        silent = torch.rand(batch_size, 1, generator=generator) < NULL_TEXT_PROB
         with torch.no_grad():
             text = image.text_encoder(input_ids=torch.where(silent, null_tokens, tokens[clip])).last_hidden_state
-            latents = encode(train.clips(clip).flatten(0, 1)).unflatten(0, (BATCH_SIZE, -1)).transpose(1, 2)
-        timesteps = stratified_timesteps(BATCH_SIZE, generator)
+            latents = encode(train.clips(clip).flatten(0, 1)).unflatten(0, (batch_size, -1)).transpose(1, 2)
+        timesteps = stratified_timesteps(batch_size, generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy, target = noised(latents, timesteps, noise, scheduler)
         text = text.repeat_interleave(train.num_frames, dim=0)
