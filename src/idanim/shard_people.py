@@ -29,8 +29,9 @@ def people_from_shards(
 ) -> list[Person]:
     """People from clip shards, by name: of the validation split, or of the training split where there is none.
 
-    Further people, of the validation split first, are added as strangers, to compare with. The references of a person are the largest faces in the pool of their first clip. Whole shards are
-    read until enough people are found.
+    Further people, of the validation split first, are added as strangers, to compare with. The references of a
+    person are the largest faces in the pool of their first clip. Whole shards are read until
+    enough people are found.
 
     Args:
         location: folder or tar files.

@@ -11,10 +11,10 @@ from idanim.metrics.identity import (
     different_person_similarity,
     face_detection_rate,
     face_similarity,
-    retrieval_rank1,
     frame_similarities,
     normalised_position,
     other_clip_similarity,
+    retrieval_rank1,
     same_clip_similarity,
 )
 

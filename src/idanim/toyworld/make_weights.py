@@ -173,6 +173,12 @@ class Workshop:
         )
 
     @cached_property
+    def backbone(self) -> AnimateDiffBackbone:
+        """The text-to-video model."""
+        image = self.image_model
+        return AnimateDiffBackbone(self.unet, self.codec, image.text_encoder, image.tokenizer, build_scheduler())
+
+    @cached_property
     def adapter(self) -> FaceAdapter:
         """The image-prompt adapter."""
         image = self.image_model
@@ -195,15 +201,19 @@ class Workshop:
         num_people = self.plan.test_people
         retained = codec_retention(self.judges, self.codec, self.test, CLIPS_PER_TEST_PERSON)
         log.info("codec: keeps %.3f of the similarity between clips of a person, n %d", retained, num_people)
-        plain = gates.gate_pictures(self.judges, self.image_model, self.codec, self.test, num_people)
-        gates.gate_clips(self.judges, self.image_model, self.unet, self.codec, self.test, num_clips=num_people // 2)
-        trained = self.adapter
         trial = make_trial(self.test, num_people, CLIPS_PER_TEST_PERSON, seed=1)
+        some = trial.first(num_people // 2)
+        plain = gates.gate_pictures(self.judges, self.image_model, self.codec, trial)
+        gates.gate_clips(self.judges, self.image_model, self.unet, self.codec, some)
+        trained = self.adapter
         tokens = gates.reference_tokens(self.vision, trained, trial)
         log.info("adapter: token share %.3f", gates.token_share(tokens[0]))
         drawn = gates.gate_adapter(self.judges, self.image_model, self.codec, trained, tokens, trial)
         perfect = autoencoder.decode(self.codec, autoencoder.encode(self.codec, trial.renders))
         gates.save_grid(self.folder / "grid.png", [trial.references, *drawn.values(), perfect, plain])
+        trained.attach(self.backbone)
+        some_tokens = (tokens[0][: len(some.references)], tokens[1])
+        gates.gate_clips(self.judges, self.image_model, self.unet, self.codec, some, some_tokens)
 
     def write(self) -> None:
         """Write all weights."""

@@ -18,18 +18,15 @@ from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.captions import caption
 from idanim.toyworld.codec import NUM_COMPONENTS
 from idanim.toyworld.diffusion import LATENT_SIZE, build_scheduler
-from idanim.toyworld.people import Attributes, Scene, sample_attributes, sample_pose
-from idanim.toyworld.renderer import render
+from idanim.toyworld.people import Attributes
 from idanim.toyworld.sampling import Predictor, sample_latents
 from idanim.toyworld.stages.adapter import attach_to_picture_model
 from idanim.toyworld.stages.autoencoder import decode, encode
 from idanim.toyworld.stages.backbone import ImageModel, tokenize
-from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
+from idanim.toyworld.stages.corpus import FRAME_SIZE_PX
 from idanim.toyworld.stages.measure import (
     Judges,
-    MotionScore,
     Trial,
-    make_trial,
     score_identity,
     score_motion,
 )
@@ -88,52 +85,66 @@ def draw_pictures(
 
 @torch.no_grad()
 def draw_clips(
-    image: ImageModel, unet: UNetMotionModel, codec: AutoencoderKL, texts: list[str], num_frames: int, seed: int
+    unet: UNetMotionModel, codec: AutoencoderKL, context: Tensor, null_context: Tensor, num_frames: int, seed: int
 ) -> Tensor:
-    """Draw one clip for every text: [P, F, 3, S, S] in [-1, 1]."""
+    """Draw one clip for every row of `context` [P, L, D]: [P, F, 3, S, S] in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     shape = (NUM_COMPONENTS, num_frames, LATENT_SIZE, LATENT_SIZE)
-    null_context = text_context(image, [""])
     parts = []
-    for start in range(0, len(texts), 16):
-        context = text_context(image, texts[start : start + 16])
+    for part in context.split(16):
         predictor = clip_predictor(unet, num_frames)
         latents = sample_latents(
-            predictor, build_scheduler(), context, null_context, shape, GUIDANCE_SCALE, NUM_STEPS, generator
+            predictor, build_scheduler(), part, null_context, shape, GUIDANCE_SCALE, NUM_STEPS, generator
         )
         parts.append(decode(codec, latents.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, num_frames)))
     return torch.cat(parts)
 
 
-def gate_pictures(judges: Judges, image: ImageModel, codec: AutoencoderKL, test: Corpus, num_people: int) -> Tensor:
+def gate_pictures(judges: Judges, image: ImageModel, codec: AutoencoderKL, trial: Trial) -> Tensor:
     """Gate 2 without motion: what pictures without adapter show, and that they show nobody in particular."""
     image.unet.set_attn_processor(AttnProcessor2_0())  # takes off an adapter
-    trial = make_trial(test, num_people, test.num_clips // (int(test.person.max()) + 1), seed=1)
     context, null_context = text_context(image, prompts(trial.wanted)), text_context(image, [""])
     drawn = draw_pictures(image, codec, context, null_context, seed=2)
     for name, pictures in (("pictures", drawn), ("renders", decode(codec, encode(codec, trial.renders)))):
         accuracy = attribute_accuracy(judges.reader, pictures, trial.wanted)
-        log.info("%s n %d: attributes %.3f %s", name, num_people, sum(accuracy.values()) / len(accuracy), accuracy)
+        log.info("%s n %d: attributes %.3f %s", name, len(pictures), sum(accuracy.values()) / len(accuracy), accuracy)
     log.info("no adapter: %s", asdict(score_identity(judges, codec, trial, drawn)))
     return drawn
 
 
 def gate_clips(
-    judges: Judges, image: ImageModel, unet: UNetMotionModel, codec: AutoencoderKL, test: Corpus, num_clips: int
-) -> MotionScore:
-    """Gate 2: actions, flicker and attributes of clips without adapter."""
-    generator = torch.Generator().manual_seed(3)
-    wanted = sample_attributes(num_clips, generator)
-    pose = sample_pose(wanted.action, test.num_frames, generator)
-    light = torch.rand(num_clips, 3, generator=generator)
-    identity = test.scene.identity[torch.randperm(test.num_clips, generator=generator)[:num_clips]]
-    rendered = render(Scene(identity, wanted, pose, light), FRAME_SIZE_PX).float() / 127.5 - 1
-    flat = rendered.flatten(0, 1)
-    restored = torch.cat([decode(codec, encode(codec, part)) for part in flat.split(64)]).view_as(rendered)
-    drawn = draw_clips(image, unet, codec, prompts(wanted), test.num_frames, seed=4)
-    score = score_motion(judges, drawn, restored, wanted)
-    log.info("clips: %s; renders through the codec: %s", score, score_motion(judges, restored, restored, wanted))
-    return score
+    judges: Judges,
+    image: ImageModel,
+    unet: UNetMotionModel,
+    codec: AutoencoderKL,
+    trial: Trial,
+    tokens: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Actions, flicker, attributes and identity of clips: gate 2, or with an adapter's tokens gate 3.
+
+    Args:
+        judges: measure.
+        image: its text encoder says what the prompts say.
+        unet: draws; with the adapter attached where `tokens` are given.
+        codec: decodes.
+        trial: what to draw.
+        tokens: id tokens of the people [N, Q, D] and of nobody [1, Q, D].
+
+    Returns:
+        The clips [N, F, 3, S, S].
+    """
+    context, null_context = text_context(image, prompts(trial.wanted)), text_context(image, [""])
+    if tokens is not None:
+        context, null_context = torch.cat([context, tokens[0]], 1), torch.cat([null_context, tokens[1]], 1)
+    flat = trial.clips.flatten(0, 1)
+    restored = torch.cat([decode(codec, encode(codec, part)) for part in flat.split(64)]).view_as(trial.clips)
+    drawn = draw_clips(unet, codec, context, null_context, trial.clips.shape[1], seed=4)
+    name = "clips, no adapter" if tokens is None else "clips, adapter"
+    identity = asdict(score_identity(judges, codec, trial, drawn[:, drawn.shape[1] // 2]))
+    log.info("%s: %s; %s", name, score_motion(judges, drawn, restored, trial.wanted), identity)
+    if tokens is None:
+        log.info("renders through the codec: %s", score_motion(judges, restored, restored, trial.wanted))
+    return drawn
 
 
 @torch.no_grad()

@@ -43,13 +43,23 @@ class Trial:
         references: [N, 3, S, S] in [-1, 1].
         landmarks: [N, 5, 2] of the references.
         wanted: [N] attributes that the prompts ask for.
-        renders: [N, 3, S, S]: the right people as the prompts ask.
+        clips: [N, F, 3, S, S] in [-1, 1]: the right people doing what the prompts ask.
     """
 
     references: Tensor
     landmarks: Tensor
     wanted: Attributes
-    renders: Tensor
+    clips: Tensor
+
+    @property
+    def renders(self) -> Tensor:
+        """The middle frames of the clips, [N, 3, S, S]."""
+        return self.clips[:, self.clips.shape[1] // 2]
+
+    def first(self, count: int) -> Trial:
+        """The trial of the first `count` people."""
+        wanted = Attributes(*(value[:count] for value in self.wanted))
+        return Trial(self.references[:count], self.landmarks[:count], wanted, self.clips[:count])
 
 
 def make_trial(test: Corpus, num_people: int, clips_per_person: int, seed: int) -> Trial:
@@ -59,10 +69,10 @@ def make_trial(test: Corpus, num_people: int, clips_per_person: int, seed: int) 
     frame = torch.zeros_like(clip)
     _, landmarks = test.boxes_and_landmarks(clip, frame)
     wanted = sample_attributes(num_people, generator)
-    pose = sample_pose(wanted.action, test.num_frames, generator)[:, test.num_frames // 2 :][:, :1]
+    pose = sample_pose(wanted.action, test.num_frames, generator)
     scene = Scene(test.scene.identity[clip], wanted, pose, torch.rand(num_people, 3, generator=generator))
-    renders = render(scene, FRAME_SIZE_PX)[:, 0].float() / 127.5 - 1
-    return Trial(test.pictures(clip, frame), landmarks, wanted, renders)
+    clips = render(scene, FRAME_SIZE_PX).float() / 127.5 - 1
+    return Trial(test.pictures(clip, frame), landmarks, wanted, clips)
 
 
 @dataclass(frozen=True)
