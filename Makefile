@@ -35,9 +35,9 @@ demo: setup $(if $(VIDEOS),,toy-data)
 
 toy-data: setup
 	@echo "── the toy world: film people, curate the videos"
-	@$(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 8 --size 64
-	@$(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
-		clip.size=32 clip.num_frames=8 clip.max_frames=8 filter.min_face_px=8 shards.val_fraction=0.25
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 8 --size 64
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
+		clip.size=32 clip.num_frames=8 clip.max_frames=8 filter.min_face_px=8 shards.val_fraction=0.25 link.warn_similarity=0.95
 
 # Its result replaces the shipped weights.
 toy-weights: setup

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from idanim.toyworld.stages.loop import Schedule, fit
@@ -43,6 +44,20 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
 def test_the_loss_falls(tmp_path: Path) -> None:
     model = train(tmp_path)
     assert (model.weight - 1).abs().max() < 0.9
+
+
+def train_in_two(rank: int, folder: Path) -> None:
+    """One of two processes; each stores the weights that it ends with."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(train(folder).state_dict(), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_one_model_on_different_batches(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(train_in_two, (tmp_path,), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first["weight"], second["weight"])
+    assert not torch.equal(first["weight"], train(tmp_path / "alone").weight)
 
 
 def test_learning_rate() -> None:

@@ -12,8 +12,9 @@ from idanim.toyworld.faces import ToyFaceEngine
 from idanim.toyworld.make_videos import LARGEST_TRAINING_SEED
 from idanim.toyworld.people import POSE_SPREAD, Scene, sample_identities, sample_scene
 from idanim.toyworld.renderer import render
+from idanim.toyworld.shipped import WEIGHTS_DIR, shipped
 from idanim.toyworld.stages.reader import attribute_accuracy
-from idanim.toyworld.weights import WEIGHTS_DIR, load_action_reader, load_reader, shipped
+from idanim.toyworld.weights import load_action_reader, load_reader
 
 pytestmark = pytest.mark.skipif(not WEIGHTS_DIR.is_dir(), reason="run `make toy-weights` first")
 NUM_PEOPLE = 40

@@ -1,4 +1,4 @@
-"""The shipped weights: where they lie, how they are written, and how the parts of the toy world are loaded.
+"""The shipped weights: what they are, how they are written, and how the parts of the toy world are loaded.
 
 weights/
   backbone/{unet,vae,text_encoder,tokenizer,scheduler}   diffusers layout, float16
@@ -21,14 +21,9 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from idanim.toyworld.faces import load_network
 from idanim.toyworld.networks import ActionReader, Reader
 from idanim.toyworld.people import ACTIONS
+from idanim.toyworld.shipped import WEIGHTS_DIR
 
-WEIGHTS_DIR = Path(__file__).parent / "weights"
 NUM_FRAMES = 8
-
-
-def shipped(name: str) -> str:
-    """Give the path of a part of the shipped weights, for configurations."""
-    return str(WEIGHTS_DIR / name)
 
 
 def save_network(network: nn.Module, path: Path) -> None:
