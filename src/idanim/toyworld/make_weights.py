@@ -186,7 +186,7 @@ class Workshop:
             build_motion_unet(image.unet), self.codec, image.text_encoder, image.tokenizer, build_scheduler()
         )
         trained = adapter.build_adapter(still, self.vision)
-        loss = adapter.PictureLoss(image, trained, self.train, self.encode)
+        loss = adapter.PictureLoss(image, trained, self.train, self.encode, self.recogniser("a"))
         teacher = adapter.train_teacher(loss, trained, self.state, Schedule(self.plan.teacher, 2e-3, ema_decay=0.99))
         schedule = Schedule(self.plan.resampler, 1e-3, flat_share=0.3, ema_decay=0.99)
         adapter.distil_resampler(teacher, self.vision, trained, self.train, self.state, schedule)

@@ -24,6 +24,7 @@ from idanim.models.attention import FaceAttention, FaceAttentionProcessor
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
+from idanim.toyworld.networks import CROP_SIZE_PX, Recogniser
 from idanim.toyworld.people import NUM_IDENTITY
 from idanim.toyworld.stages.backbone import (
     ImageModel,
@@ -37,6 +38,7 @@ from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
 
 BATCH_SIZE = 64
+ID_WEIGHT = 0.1
 NULL_PROB = 0.1
 """How often the text, and independently the face, is left out."""
 
@@ -66,16 +68,24 @@ class Teacher(nn.Module):
 
 
 class PictureLoss:
-    """The diffusion loss of single pictures under given id tokens; the picture model stays frozen.
+    """The loss of single pictures under given id tokens; the picture model stays frozen.
+
+    To the diffusion loss comes how far the face in the predicted clean picture is from the true one:
+    ID_WEIGHT · ā(t) · (1 - cos), by a recogniser that conditions and trains but never measures. A face is a few
+    pixels of a small picture: the diffusion loss alone needs many times the steps to care.
 
     Args:
         image: text encoder and UNet, frozen here.
         adapter: attached to the UNet here.
         train: pictures and captions.
         encode: pictures → latents.
+        recogniser: judges the predicted faces.
     """
 
-    def __init__(self, image: ImageModel, adapter: FaceAdapter, train: Corpus, encode: PatchMap) -> None:
+    def __init__(
+        self, image: ImageModel, adapter: FaceAdapter, train: Corpus, encode: PatchMap, recogniser: Recogniser
+    ) -> None:
+        self.recogniser = recogniser.requires_grad_(False).eval()
         image.requires_grad_(False).eval()
         attach_to_picture_model(adapter, image.unet)
         self.image, self.train, self.encode = image, train, encode
@@ -83,18 +93,39 @@ class PictureLoss:
         self.tokens = corpus_tokens(train.scene, 9, image.tokenizer, tell_faces=False)
         self.null_tokens = tokenize([""], image.tokenizer)
 
-    def __call__(self, clip: Tensor, frame: Tensor, id_tokens: Tensor, generator: Generator) -> Tensor:
-        """Noise the pictures at (clip, frame) and compare what the model answers; scalar."""
+    def __call__(self, clip: Tensor, frame: Tensor, known: Tensor, id_tokens: Tensor, generator: Generator) -> Tensor:
+        """Noise the pictures at (clip, frame) and compare what the model answers; scalar.
+
+        Args:
+            clip: [B].
+            frame: [B].
+            known: [B] bool, whether the id tokens are those of the person.
+            id_tokens: [B, Q, D].
+            generator: of noise, times and dropped texts.
+        """
         silent = torch.rand(len(clip), 1, generator=generator) < NULL_PROB
         ids = torch.where(silent, self.null_tokens, self.tokens[clip])
         with torch.no_grad():
             text = self.image.text_encoder(input_ids=ids).last_hidden_state
-            latents = self.encode(self.train.pictures(clip, frame))
+            pictures = self.train.pictures(clip, frame)
+            latents = self.encode(pictures)
         timesteps = stratified_timesteps(len(clip), generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy, target = noised(latents, timesteps, noise, self.scheduler)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        return F.mse_loss(self.image.unet(noisy, timesteps, torch.cat([text, id_tokens], 1)).sample, target)
+        answer = self.image.unet(noisy, timesteps, torch.cat([text, id_tokens], 1)).sample
+        signal = self.scheduler.alphas_cumprod[timesteps]
+        clean = signal.sqrt()[:, None, None, None] * noisy - (1 - signal).sqrt()[:, None, None, None] * answer
+        away = 1 - self._face_similarity(self.encode.decode(clean), pictures, clip, frame)
+        return F.mse_loss(answer, target) + ID_WEIGHT * (signal * known * away).mean()
+
+    def _face_similarity(self, predicted: Tensor, pictures: Tensor, clip: Tensor, frame: Tensor) -> Tensor:
+        """Cosines [B] of predicted and true faces, both cut at the true landmarks."""
+        _, landmarks = self.train.boxes_and_landmarks(clip, frame)
+        found, true = (
+            self.recogniser.embed(crop_faces(faces, landmarks, CROP_SIZE_PX)) for faces in (predicted, pictures)
+        )
+        return F.cosine_similarity(found, true)
 
 
 def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) -> None:
@@ -134,7 +165,7 @@ def train_teacher(loss_of: PictureLoss, adapter: FaceAdapter, folder: Path, sche
 
     def loss(step: int, generator: Generator) -> Tensor:
         clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
-        return loss_of(clip, frame, teacher(train.scene.identity[clip], known), generator)
+        return loss_of(clip, frame, known, teacher(train.scene.identity[clip], known), generator)
 
     fit("teacher", trained, loss, schedule, folder / "adapter_teacher.pt", seed=9)
     return teacher.requires_grad_(False).eval()
@@ -165,7 +196,7 @@ def train_attention(
         clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
         with torch.no_grad():
             tokens = adapter.id_tokens(face_features(encoder, train, clip, frame, known, generator))
-        return loss_of(clip, frame, tokens, generator)
+        return loss_of(clip, frame, known, tokens, generator)
 
     fit("attention", adapter.adapter_modules, loss, schedule, folder / "adapter_attention.pt", seed=12)
 
@@ -179,7 +210,7 @@ def train_adapter(
     def loss(step: int, generator: Generator) -> Tensor:
         clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
         features = face_features(encoder, train, clip, frame, known, generator)
-        return loss_of(clip, frame, adapter.id_tokens(features), generator)
+        return loss_of(clip, frame, known, adapter.id_tokens(features), generator)
 
     fit("adapter", adapter, loss, schedule, folder / "adapter.pt", seed=11)
     adapter.requires_grad_(False).eval()

@@ -55,6 +55,12 @@ class PatchMap:
         patches = F.pixel_unshuffle(pictures, PATCH_PX)
         return F.conv2d(patches, self.weights[:, :, None, None], self.bias)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, C, h, w] to [B, 3, S, S] by the pseudo-inverse: the nearest that a linear map comes."""
+        inverse = torch.linalg.pinv(self.weights)
+        patches = F.conv2d(latents - self.bias[:, None, None], inverse[:, :, None, None])
+        return F.pixel_shuffle(patches, PATCH_PX)
+
 
 def tokenize(texts: list[str], tokenizer: object) -> Tensor:
     """Turn texts into [len(texts), L] int64 ids, padded."""
