@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.models.adapter import FaceAdapter
-from idanim.models.animatediff import AnimateDiffBackbone, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.checkpoint import load_strictly
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.models.motion import to_diffusers
 from idanim.models.resampler import Resampler
+from idanim.models.sparse_control import follow_official_numerics
 
 ADAPTER_PREFIX = "module."
 
@@ -86,7 +87,7 @@ def sparse_controlnet(golden: GoldenFolder) -> SparseControlNetModel:
         concat_conditioning_mask=args["concate_conditioning_mask"],
         use_simplified_condition_embedding=args["use_simplified_condition_embedding"],
     )
-    normalise_frames_separately(model)
+    follow_official_numerics(model)
     load_strictly(model, to_diffusers(golden.weights("sparse_controlnet"), "sparse_controlnet"), "sparse_controlnet")
     return model.eval().requires_grad_(False)
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idanim.models import sd15
-from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.backbone import DTYPES
 from idanim.models.checkpoint import load_strictly
 from idanim.models.lora import add_lora
 from idanim.models.motion import POSITION_TABLE, MotionFile, read_motion, to_diffusers
+from idanim.models.sparse_control import follow_official_numerics
 from idanim.models.weight_file import WeightFile, read_weights
 from idanim.models.weight_kind import SPARSE_CONTROL, require_kind
 from idanim.types import IdanimError
@@ -151,6 +152,6 @@ def build_sparse_control(file: WeightFile) -> SparseControlNetModel:
         concat_conditioning_mask=True,
         use_simplified_condition_embedding=is_rgb,
     )
-    normalise_frames_separately(model)
+    follow_official_numerics(model)
     load_strictly(model, _with_tables(model, state), str(file.path))
     return model
