@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from idanim.models import sd15
-from idanim.models.animatediff import AnimateDiffBackbone, FrameGroupNorm
+from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.checkpoint import load_strictly
+from idanim.models.group_norm import FrameGroupNorm, VideoGroupNorm
 from idanim.models.loading import build_sparse_control, load_animatediff, motion_unet
 from idanim.models.lora import add_lora
 from idanim.models.motion import MotionFile, parse_motion, read_motion
@@ -52,6 +53,7 @@ def test_v1_is_known_by_its_short_table() -> None:
     with torch.device("meta"):
         unet = motion_unet(public("unet3d_base"), motion, "v1", sd15.UNET)
     assert unet.config.motion_max_seq_length == 24
+    assert isinstance(unet.conv_norm_out, VideoGroupNorm)
 
 
 def ldm_mapping() -> dict[str, dict]:

@@ -14,6 +14,7 @@ from idanim.models import sd15
 from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.backbone import DTYPES
 from idanim.models.checkpoint import load_strictly
+from idanim.models.group_norm import normalise_residual_blocks_jointly
 from idanim.models.lora import add_lora
 from idanim.models.motion import POSITION_TABLE, MotionFile, read_motion, to_diffusers
 from idanim.models.sparse_control import follow_official_numerics
@@ -124,6 +125,8 @@ def motion_unet(
         motion_max_seq_length=motion.max_frames or 32,
     )
     load_strictly(unet, _with_tables(unet, {**spatial, **motion.state}), source)
+    if motion.version == "v1":
+        normalise_residual_blocks_jointly(unet)
     return unet
 
 

@@ -10,7 +10,8 @@ from diffusers import AnimateDiffSparseControlNetPipeline, DDIMScheduler, Sparse
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetConditioningEmbedding
 from torch import Tensor, nn
 
-from idanim.models.animatediff import AnimateDiffBackbone, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.group_norm import normalise_frames_separately
 
 
 class ConditionEmbedding(nn.Module):
