@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import official_models
 import pytest
 import torch
-from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from golden_folder import GoldenFolder, Tensors, max_error, pictures, relative_error, stored_part
 from parity_table import Record
 from torch import Tensor, nn
 
 from idanim.faces.align import ARCFACE_TEMPLATE, fit_similarity
+from idanim.models.animatediff import animatediff_scheduler
 from idanim.models.attention import FaceAttention
 from idanim.models.checkpoint import load_strictly
 from idanim.pictures import square
@@ -90,34 +91,35 @@ def test_face_attention_gradients(golden: GoldenFolder, record: Record) -> None:
 # ------------------------------------------------------------------- pictures, text, and their encoders
 
 
-def subsampled(data: Tensors, prefix: str) -> tuple[Tensor, int]:
-    """A tensor stored with every n-th pixel, and n."""
-    for key in data:
-        if match := re.fullmatch(prefix + r"(?:_subsampled_by_(\d+))?", key):
-            return data[key], int(match[1] or 1)
-    pytest.skip(f"{data.name} has no tensor {prefix}")
-
-
-def preprocessed(golden: GoldenFolder, pictures: list[Tensor], size: int) -> Tensor:
+def preprocessed(golden: GoldenFolder, originals: list[Tensor], size: int) -> Tensor:
     """[H, W, 3] uint8 pictures as the encoder sees them."""
-    crops = torch.stack([to_float(square(picture.numpy(), size)[None])[0] for picture in pictures])
+    crops = torch.stack([to_float(square(picture.numpy(), size)[None])[0] for picture in originals])
     return official_models.vision_encoder(golden).normalise(crops)
+
+
+def check_preprocessing(name: str, pixels: Tensor, data: Tensors, key: str, record: Record) -> None:
+    parts = stored_part(pixels, data, key)
+    if parts is None:
+        pytest.skip(f"{data.name} has no tensor {key}")
+    record(name, max_error(*parts), LAYER)
 
 
 def test_preprocessing(golden: GoldenFolder, record: Record) -> None:
     data = golden.tensors("clip_preprocess")
-    expected, step = subsampled(data, "pixel_values")
-    pixels = preprocessed(golden, [data["image"]], expected.shape[-1] * step)
-    record("CLIP preprocessing", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
+    size = golden.number("clip_preprocess", "shortest edge") or golden.args("clip_vision")["image_size"]
+    pixels = preprocessed(golden, [data["image"]], int(size))
+    check_preprocessing("CLIP preprocessing", pixels, data, "pixel_values", record)
+
+
+def test_preprocessing_of_references(golden: GoldenFolder, record: Record) -> None:
+    data, size = golden.tensors("pipeline"), golden.args("clip_vision")["image_size"]
+    pixels = preprocessed(golden, pictures(data), size)
+    check_preprocessing("CLIP preprocessing of references", pixels, data, "clip_pixel_values", record)
 
 
 def test_vision_encoder(golden: GoldenFolder, record: Record) -> None:
     data, encoder = golden.tensors("pipeline"), official_models.vision_encoder(golden)
-    pictures = [data[key] for key in sorted(data) if re.fullmatch(r"ref\d+", key)]
-    expected, step = subsampled(data, "clip_pixel_values")
-    pixels = preprocessed(golden, pictures, encoder.image_size)
-    record("CLIP preprocessing of references", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
-    crops = torch.stack([to_float(square(p.numpy(), encoder.image_size)[None])[0] for p in pictures])
+    crops = torch.stack([to_float(square(p.numpy(), encoder.image_size)[None])[0] for p in pictures(data)])
     tokens = encoder.encode(crops[None])[0]
     record("CLIP vision tokens", max_error(tokens, data["vision_hidden_penultimate"]), LAYER)
     null_tokens = encoder.null_features()[0]
@@ -137,7 +139,7 @@ def test_tokenizer(golden: GoldenFolder, record: Record) -> None:
 
 
 def test_ddim_tables(golden: GoldenFolder, record: Record) -> None:
-    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden, "scheduler")
     record("DDIM betas", max_error(scheduler.betas, data["betas"]), 1e-7)
     record("DDIM alphas", max_error(scheduler.alphas_cumprod, data["alphas_cumprod"]), 1e-7)
     for steps, expected in data.under("timesteps.").items():
@@ -145,21 +147,42 @@ def test_ddim_tables(golden: GoldenFolder, record: Record) -> None:
         record(f"DDIM timesteps, {steps} steps", max_error(scheduler.timesteps, expected), 0)
 
 
+def inference_steps(golden: GoldenFolder, data: Tensors) -> int:
+    """How many steps the single steps are of; the note has it ("step.* with 30 inference steps")."""
+    match = re.search(r"step\.\* with (\d+) inference steps", golden.entry("scheduler").get("note", ""))
+    if match:
+        return int(match[1])
+    steps = {int(key) for key in data.under("step.prev_sample.t")}
+    fitting = [int(count) for count, of in data.under("timesteps.").items() if steps <= set(of.tolist())]
+    if len(fitting) != 1:
+        pytest.skip(f"the manifest doesn't say of how many steps {sorted(steps)} are")
+    return fitting[0]
+
+
 def test_ddim_steps(golden: GoldenFolder, record: Record) -> None:
-    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
-    scheduler.set_timesteps(golden.entry("scheduler").get("step_inference_steps", 30))
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden, "scheduler")
+    scheduler.set_timesteps(inference_steps(golden, data))
     for name, expected in data.under("step.prev_sample.t").items():
         step = scheduler.step(data["step.eps"], int(name), data["step.sample"])
         record(f"DDIM step at {name}", max_error(step.prev_sample, expected), 1e-6)
 
 
 def test_our_defaults_are_the_official_schedule(golden: GoldenFolder) -> None:
-    from idanim.models.animatediff import animatediff_scheduler
-
-    ours, official = animatediff_scheduler().config, official_models.scheduler(golden).config
+    ours, folder = animatediff_scheduler().config, official_models.scheduler(golden).config
+    if folder.beta_schedule != "linear":
+        pytest.skip("the folder's schedule is not AnimateDiff's")
     assert {k: v for k, v in ours.items() if not k.startswith("_")} == {
-        k: v for k, v in official.items() if not k.startswith("_")
+        k: v for k, v in folder.items() if not k.startswith("_")
     }
+
+
+def test_layers_are_counted_as_in_the_official_files(golden: GoldenFolder) -> None:
+    order = golden.entry("animator").get("attn_processor_order")
+    if order is None:
+        pytest.skip("the manifest gives no attn_processor_order")
+    backbone = official_models.unconditional_backbone(golden)
+    layers = (*backbone.self_attention_layers(), *backbone.cross_attention_layers())
+    assert {layer.number: layer.name for layer in layers} == dict(enumerate(order))
 
 
 def test_alignment(golden: GoldenFolder, record: Record) -> None:
