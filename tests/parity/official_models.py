@@ -41,7 +41,9 @@ def _motion_args(args: dict[str, Any], attentions: int) -> dict[str, Any]:
     _require(not args.get("motion_module_decoder_only"), "motion modules in the decoder only")
     _require(kwargs.get("temporal_attention_dim_div", 1) == 1, "temporal_attention_dim_div other than 1")
     _require(kwargs.get("temporal_position_encoding", True), "motion modules without position table")
-    _require(len(kwargs["attention_block_types"]) == attentions, f"other than {attentions} attentions in a motion module")
+    _require(
+        len(kwargs["attention_block_types"]) == attentions, f"other than {attentions} attentions in a motion module"
+    )
     return {
         "motion_num_attention_heads": kwargs["num_attention_heads"],
         "motion_max_seq_length": kwargs["temporal_position_encoding_max_len"],

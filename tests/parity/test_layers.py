@@ -6,6 +6,7 @@ import hashlib
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import official_models
 import pytest
 import torch
@@ -13,14 +14,14 @@ from golden_folder import GoldenFolder, Tensors, max_error, pictures, relative_e
 from parity_table import Record
 from torch import Tensor, nn
 
-from idanim.faces.align import ARCFACE_TEMPLATE, fit_similarity
+from idanim.faces.align import ARCFACE_TEMPLATE, TEMPLATE_PX, fit_similarity
 from idanim.models.animatediff import animatediff_scheduler
 from idanim.models.attention import FaceAttention
 from idanim.models.checkpoint import load_strictly
 from idanim.pictures import square
 from idanim.video import to_float
 
-LAYER, GRADIENT = 1e-5, 1e-4
+LAYER, GRADIENT, GREY_LEVELS = 1e-5, 1e-4, 4
 
 
 def test_the_files_are_those_of_the_manifest(golden: GoldenFolder) -> None:
@@ -190,3 +191,36 @@ def test_alignment(golden: GoldenFolder, record: Record) -> None:
     for number, points in data.under("kps.").items():
         matrix = torch.from_numpy(fit_similarity(points.numpy(), ARCFACE_TEMPLATE))
         record(f"face alignment matrix {number}", relative_error(matrix, data[f"M.{number}"]), 1e-5, "relative")
+
+
+def warped(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """[H, W, 3] → [size, size, 3], bilinear at 1/32 pixel, black outside: what OpenCV's warpAffine does to 4.x."""
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    rows, columns = np.mgrid[:size, :size]
+    points = inverse @ np.stack([columns.ravel(), rows.ravel(), np.ones(size * size)])
+    points = np.round(points * 32) / 32 + 1
+    framed = np.pad(picture.astype(np.float64), ((1, 2), (1, 2), (0, 0)))
+    points = np.clip(points, 0, np.array(framed.shape[1::-1])[:, None] - 2)
+    (x, y), (right, down) = np.floor(points).astype(int), points % 1
+    top = framed[y, x] * (1 - right)[:, None] + framed[y, x + 1] * right[:, None]
+    bottom = framed[y + 1, x] * (1 - right)[:, None] + framed[y + 1, x + 1] * right[:, None]
+    result = top * (1 - down)[:, None] + bottom * down[:, None]
+    return np.round(result).reshape(size, size, 3)
+
+
+def test_crops_of_faces(golden: GoldenFolder, record: Record) -> None:
+    """Pixels by our matrix; versions of OpenCV differ by up to 4 grey levels. Then the resizing to the encoder's size."""
+    data = golden.tensors("face_align")
+    crops = {name: crop for name, crop in data.items() if re.fullmatch(r"crop\d+_bgr\.\d+", name)}
+    if not crops:
+        pytest.skip("face_align has no crop<size>_bgr.<number>")
+    for name, crop in crops.items():
+        number, size = name.rpartition(".")[2], crop.shape[0]
+        matrix = fit_similarity(data[f"kps.{number}"].numpy(), ARCFACE_TEMPLATE * (size / TEMPLATE_PX))
+        ours = torch.from_numpy(warped(data["image_bgr"].numpy(), matrix, size))
+        record(f"face crop {number}, grey levels of 255", max_error(ours, crop), GREY_LEVELS)
+        for key in data:
+            if match := re.fullmatch(rf"face(\d+)_rgb\.{number}(?:_sub(\d+))?", key):
+                step = int(match[2] or 1)
+                resized = torch.from_numpy(square(np.ascontiguousarray(crop.numpy()[..., ::-1]), int(match[1])))
+                record(f"face crop {number} at {match[1]} px", max_error(resized[::step, ::step], data[key]), 0)
