@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from full_size import KEYS, public, public_file
+from official_keys import official_motion
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -117,28 +118,6 @@ def test_sparse_control_fits(kind: str, condition: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------- small real files
-
-
-def official_motion(unet: torch.nn.Module) -> dict[str, Tensor]:
-    """The UNet's motion modules by official key names."""
-    result = {}
-    for key, tensor in unet.state_dict().items():
-        if "motion_modules." not in key:
-            continue
-        head, _, tail = key.partition(".motion_modules.")
-        number, _, rest = tail.partition(".")
-        for ours, theirs in (
-            (".norm1.", ".norms.0."),
-            (".norm2.", ".norms.1."),
-            (".norm3.", ".ff_norm."),
-            (".attn1.", ".attention_blocks.0."),
-            (".attn2.", ".attention_blocks.1."),
-        ):
-            rest = rest.replace(ours, theirs)
-        names = [rest.replace("pos_embed.pe", f"attention_blocks.{i}.pos_encoder.pe") for i in (0, 1)]
-        for name in dict.fromkeys(names):
-            result[f"{head}.motion_modules.{number}.temporal_transformer.{name}"] = tensor.clone()
-    return result
 
 
 def test_every_wrapping_of_motion_modules_is_read(tmp_path: Path, backbone: AnimateDiffBackbone) -> None:

@@ -60,7 +60,13 @@ def _use_official_groups(model: nn.Module) -> None:
 
 def motion_unet(golden: GoldenFolder) -> UNetMotionModel:
     """UNet3DConditionModel of the official code as a diffusers UNetMotionModel."""
-    args = golden.args("unet3d")
+    unet = new_motion_unet(golden.args("unet3d"))
+    load_strictly(unet, to_diffusers(golden.weights("unet3d"), "unet3d"), "unet3d")
+    return unet.eval()
+
+
+def new_motion_unet(args: dict[str, Any]) -> UNetMotionModel:
+    """The same without its weights, from the official constructor arguments."""
     for flag in ("unet_use_cross_frame_attention", "unet_use_temporal_attention"):
         _require(not args.get(flag), flag)
     motion = _motion_args(args, attentions=2)
@@ -80,8 +86,7 @@ def motion_unet(golden: GoldenFolder) -> UNetMotionModel:
     _use_official_groups(unet)
     if not args.get("use_inflated_groupnorm", False):
         normalise_residual_blocks_jointly(unet)
-    load_strictly(unet, to_diffusers(golden.weights("unet3d"), "unet3d"), "unet3d")
-    return unet.eval()
+    return unet
 
 
 def _heads(attention_head_dim: int | list[int]) -> int | tuple[int, ...]:
@@ -91,7 +96,13 @@ def _heads(attention_head_dim: int | list[int]) -> int | tuple[int, ...]:
 
 def sparse_controlnet(golden: GoldenFolder) -> SparseControlNetModel:
     """The official SparseCtrl network, motion modules normalised frame by frame."""
-    args = golden.args("sparse_controlnet")
+    model = new_sparse_controlnet(golden.args("sparse_controlnet"))
+    load_strictly(model, to_diffusers(golden.weights("sparse_controlnet"), "sparse_controlnet"), "sparse_controlnet")
+    return model.eval().requires_grad_(False)
+
+
+def new_sparse_controlnet(args: dict[str, Any]) -> SparseControlNetModel:
+    """The same without its weights, from the official constructor arguments."""
     _require(args.get("set_noisy_sample_input_to_zero", True), "SparseCtrl that sees the noisy sample")
     _require(not args.get("motion_module_mid_block"), "SparseCtrl with a motion module in the middle")
     motion = _motion_args(args, attentions=1)
@@ -109,8 +120,7 @@ def sparse_controlnet(golden: GoldenFolder) -> SparseControlNetModel:
     )
     _use_official_groups(model)
     follow_official_numerics(model)
-    load_strictly(model, to_diffusers(golden.weights("sparse_controlnet"), "sparse_controlnet"), "sparse_controlnet")
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def text_encoder(golden: GoldenFolder) -> CLIPTextModel:

@@ -209,7 +209,7 @@ def warped(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_crops_of_faces(golden: GoldenFolder, record: Record) -> None:
-    """Pixels by our matrix; versions of OpenCV differ by up to 4 grey levels. Then the resizing to the encoder's size."""
+    """Pixels by our matrix (versions of OpenCV differ by up to 4 grey levels), and their resizing."""
     data = golden.tensors("face_align")
     crops = {name: crop for name, crop in data.items() if re.fullmatch(r"crop\d+_bgr\.\d+", name)}
     if not crops:
