@@ -19,6 +19,7 @@ from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.attention import LowRankAttention
 from idanim.models.projections import joined_features
 from idanim.models.tiny import tiny_backbone
+from idanim.models.weight_file import read_weights
 from idanim.models.weight_kind import kind_of
 from idanim.types import IdanimError
 
@@ -333,6 +334,14 @@ def test_public_files_are_told_apart_by_name() -> None:
         "sd15_single_file_ldm": "an SD1.5 checkpoint",
     }
     assert {name: kind_of(public(name)) for name in kinds} == kinds
+
+
+@pytest.mark.parametrize("length", [0x80, 0x3C20, 0x7B20])
+def test_the_length_in_front_of_a_safetensors_file_misleads_nobody(length: int, tmp_path: Path) -> None:
+    """It may look like the start of a pickle, of a web page or of JSON."""
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(length.to_bytes(8, "little") + header + b"\0" * 4)
+    assert list(read_weights(tmp_path / "x.safetensors").tensors) == ["x"]
 
 
 class Evil:
