@@ -106,6 +106,24 @@ def test_single_file_without_vae_and_with_unknown_keys(tmp_path: Path) -> None:
             sd15.read_single_file(path)
 
 
+def test_a_vae_file_of_its_own(tmp_path: Path) -> None:
+    path, prefix = tmp_path / "vae-ft-mse.safetensors", "first_stage_model."
+    safetensors.torch.save_file(ldm_numbers(), tmp_path / "whole.safetensors")
+    expected = sd15.read_single_file(tmp_path / "whole.safetensors").vae or {}
+    ldm = {key.removeprefix(prefix): t for key, t in ldm_numbers().items() if key.startswith(prefix)}
+    for content in (ldm, {f"{prefix}{key}": t for key, t in ldm.items()}, expected):
+        safetensors.torch.save_file({**content, "model_ema.decay": torch.zeros(1)}, path)
+        state = sd15.read_vae(path)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in expected)
+    safetensors.torch.save_file({**ldm, "encoder.weird": torch.zeros(1)}, path)
+    with pytest.raises(IdanimError, match=r"vae-ft-mse.safetensors: unknown key first_stage_model\.encoder\.weird"):
+        sd15.read_vae(path)
+    safetensors.torch.save_file(ldm_numbers(), path)
+    with pytest.raises(IdanimError, match=r"this is an SD1\.5 checkpoint, expected a VAE"):
+        sd15.read_vae(path)
+
+
 @pytest.mark.parametrize(("kind", "condition"), [("scribble", 4), ("rgb", 5)])
 def test_sparse_control_fits(kind: str, condition: int) -> None:
     with torch.device("meta"):
@@ -181,6 +199,23 @@ def test_folder_and_motion_file_make_the_same_backbone(tmp_path: Path) -> None:
     assert torch.equal(context, backbone.encode_text(["a man"]))
     time = torch.tensor([500])
     assert torch.equal(loaded.predict(sample, time, context), backbone.predict(sample, time, context))
+
+
+def test_a_vae_file_takes_the_place_of_the_bases_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    save_folder(tmp_path / "base", backbone)
+    torch.save(official_motion(backbone.unet), tmp_path / "mm.ckpt")
+    other = {key: t + 0.01 for key, t in backbone.vae.state_dict().items()}
+    safetensors.torch.save_file(other, tmp_path / "vae.safetensors")
+    files = str(tmp_path / "base"), str(tmp_path / "mm.ckpt")
+    with pytest.raises(IdanimError, match=r"vae\.safetensors does not fit this architecture.*decoder"):
+        load_animatediff(*files, vae=str(tmp_path / "vae.safetensors"))
+    sizes = ("down_block_types", "up_block_types", "block_out_channels", "latent_channels", "norm_num_groups")
+    monkeypatch.setattr(sd15, "VAE", {key: backbone.vae.config[key] for key in sizes})
+    loaded = load_animatediff(*files, vae=str(tmp_path / "vae.safetensors"))
+    assert all(torch.equal(t, other[key]) for key, t in loaded.vae.state_dict().items())
+    with pytest.raises(IdanimError, match=r"nothing\.safetensors: there is no such file"):
+        load_animatediff(*files, vae=str(tmp_path / "nothing.safetensors"))
 
 
 def test_motion_modules_of_another_width_are_named() -> None:

@@ -81,7 +81,7 @@ def new_motion_unet(args: dict[str, Any]) -> UNetMotionModel:
         cross_attention_dim=args["cross_attention_dim"],
         num_attention_heads=_heads(args["attention_head_dim"]),
         use_linear_projection=args.get("use_linear_projection", False),
-        use_motion_mid_block=args.get("motion_module_mid_block", True),
+        use_motion_mid_block=args.get("motion_module_mid_block", False),
     )
     _use_official_groups(unet)
     if not args.get("use_inflated_groupnorm", False):
@@ -148,9 +148,8 @@ def autoencoder(golden: GoldenFolder) -> AutoencoderKL:
 
 def scheduler(golden: GoldenFolder, name: str = "pipeline") -> DDIMScheduler:
     """The noise levels of the pipeline; `name="scheduler"`: those of the tables."""
-    other = "scheduler" if name == "pipeline" else "pipeline"
-    args = golden.args(name if "args" in golden.entry(name) else other)
-    return DDIMScheduler(**args.get("scheduler", args))
+    pipeline = golden.entry("pipeline").get("args", {}).get("scheduler")
+    return DDIMScheduler(**(pipeline if name == "pipeline" and pipeline else golden.args("scheduler")))
 
 
 def tokenizer(golden: GoldenFolder) -> CLIPTokenizer:

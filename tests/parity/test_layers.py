@@ -27,7 +27,8 @@ LAYER, GRADIENT, GREY_LEVELS = 1e-5, 1e-4, 4
 def test_the_files_are_those_of_the_manifest(golden: GoldenFolder) -> None:
     for name, entry in golden.manifest["files"].items():
         path = golden.path / name
-        if path.is_file() and "sha256" in entry:
+        assert path.is_file(), f"the manifest lists {name}, which is not there"
+        if "sha256" in entry:
             assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"], name
 
 
