@@ -211,6 +211,30 @@ def _product(state: Mapping[str, Tensor], number: int, part: str) -> Tensor:
     return state[f"{prefix}.up.weight"] @ state[f"{prefix}.down.weight"]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("plus", [False, True], ids=["portrait", "plusv2"])
+def test_faceid_tokens_are_those_of_diffusers(plus: bool, tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
+    """diffusers takes heads of width 64 and four blocks for granted."""
+    source = portrait_state(backbone, queries=4)
+    if plus:
+        source = faceid_plus_state(backbone)
+        inner = {k: t for k, t in source.items() if "perceiver_resampler" not in k}
+        sizes = {"num_queries": 4, "depth": 4, "dim_head": 64, "heads": 2}
+        resampler = FaceAdapter(backbone, CLIP, **sizes).image_proj_model.state_dict()
+        source = inner | {f"image_proj.perceiver_resampler.{k}": t for k, t in resampler.items() if k != "latents"}
+    safetensors.torch.save_file(source, tmp_path / "faceid.safetensors")
+    adapter = FaceAdapter.from_file(tmp_path / "faceid.safetensors", backbone)
+    parts = {k.removeprefix("image_proj."): t.clone() for k, t in source.items() if k.startswith("image_proj.")}
+    theirs = backbone.unet._convert_ip_adapter_image_proj_to_diffusers(parts)
+    vector, clip = torch.nn.functional.normalize(torch.randn(1, FACE), dim=1), torch.randn(1, 1, 5, CLIP)
+    features = vector[:, None, None]
+    if plus:
+        theirs.shortcut, theirs.clip_embeds = True, clip
+        features = joined_features(vector[:, None], clip)
+    expected = theirs(vector[:, None])
+    assert torch.allclose(adapter.id_tokens(features), expected.view(1, 4, WIDTH), atol=1e-5)
+
+
 def portrait_state(backbone: AnimateDiffBackbone, queries: int = 3) -> dict[str, Tensor]:
     """IP-Adapter FaceID-portrait with the widths of the tiny backbone."""
     shapes: dict[str, tuple[int, ...]] = {
