@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from idanim import weights
 from idanim.types import IdanimError
 from idanim.weights import CATALOGUE, chosen, main
 
@@ -19,24 +23,40 @@ PAGE = b"<!DOCTYPE html><html>Sign in</html>"
 
 
 class Hub(BaseHTTPRequestHandler):
+    """Answers as the Hub does; can break off in the middle of a file and then be out of order."""
+
     files: dict[str, bytes] = {}  # noqa: RUF012 (a handler has no instance of its own to keep it in)
+    cut: list[int] = []  # noqa: RUF012 (bytes after which the next answers break off; then it answers 503)
+    ranges: list[str | None] = []  # noqa: RUF012 (what was asked for)
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
 
     def do_GET(self) -> None:
-        self.answer(body=True)
+        self.ranges.append(self.headers.get("Range"))
+        if self.cut == [0]:
+            self.send_error(503)
+        else:
+            self.answer(body=True)
 
     def answer(self, body: bool) -> None:
-        content = self.files.get(self.path)
-        self.send_response(404 if content is None else 200)
-        content = content or b""
+        whole = self.files.get(self.path)
+        content, asked = whole or b"", self.headers.get("Range")
+        first = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        self.send_response(404 if whole is None else 206 if first else 200)
         self.send_header("ETag", f'"{abs(hash(content)):x}"')
         self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - first))
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            last = self.cut.pop(0) if self.cut else len(content)
+            self.wfile.write(content[first:last])
+            if last < len(content):
+                self.cut[:] = [0]
+                self.close_connection = True
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -48,7 +68,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(Hub, "files", {})
+    for name, empty in (("files", {}), ("cut", []), ("ranges", [])):
+        monkeypatch.setattr(Hub, name, empty)
     yield Hub
     server.shutdown()
     server.server_close()
@@ -59,16 +80,57 @@ def run(folder: Path, *arguments: str) -> None:
     main([*arguments, "--folder", str(folder)])
 
 
-def test_pull_then_list_and_verify(hub: type[Hub], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hub.files[PATH] = safetensors.torch.save({"image_proj.latents": torch.zeros(2)})
+def adapter(values: int = 2) -> bytes:
+    """A small file that has the form of an IP-Adapter."""
+    names = ("image_proj.latents", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_v_ip.weight")
+    return safetensors.torch.save({name: torch.ones(values, 4) for name in names})
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Makes some content the true one of `plus-face`."""
+
+    def know(content: bytes, seen: str = "repository") -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        files = [f if f.name != "plus-face" else replace(f, sha256=sha256, hash_seen=seen) for f in CATALOGUE]
+        monkeypatch.setattr(weights, "CATALOGUE", tuple(files))
+
+    return know
+
+
+def test_pull_then_list_and_verify(
+    hub: type[Hub], known: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files[PATH] = adapter()
+    known(adapter())
     run(tmp_path, "list")
     assert "missing sd15-unet" in capsys.readouterr().out
     run(tmp_path, "pull", "plus-face")
     assert "✓ plus-face" in capsys.readouterr().out
     run(tmp_path, "verify", "plus-face")
-    assert "1 files are whole" in capsys.readouterr().out
+    assert capsys.readouterr().out == "1 files are whole\n"
     with pytest.raises(SystemExit, match=r"animator\.ckpt: there is no such file"):
         run(tmp_path, "verify", "animator")
+
+
+def test_an_interrupted_download_goes_on(
+    hub: type[Hub], known: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = adapter(values=400)
+    hub.files[PATH], hub.cut[:] = content, [4096]
+    known(content)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(SystemExit, match=r"plus-face: .* could not be downloaded"):
+        run(tmp_path, "pull", "plus-face")
+    path = tmp_path / "IP-Adapter" / "models" / "ip-adapter-plus-face_sd15.safetensors"
+    assert not path.exists()  # never half a file under the right name
+    hub.cut.clear()
+    hub.ranges.clear()
+    run(tmp_path, "pull", "plus-face")
+    assert hub.ranges == ["bytes=4096-"]
+    assert path.read_bytes() == content
+    run(tmp_path, "verify", "plus-face")
 
 
 def test_what_goes_wrong_is_said(hub: type[Hub], tmp_path: Path) -> None:
@@ -81,6 +143,49 @@ def test_what_goes_wrong_is_said(hub: type[Hub], tmp_path: Path) -> None:
         run(tmp_path, "pull")
     with pytest.raises(IdanimError, match="there is no file 'plus-fce'"):
         chosen(["plus-fce"])
+
+
+WRONG = {
+    "sparsectrl-rgb": ("an SDXL checkpoint", {"model.diffusion_model.label_emb.0.0.weight": (4, 4)}),
+    "animator": ("a LoRA", {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)}),
+    "motion-v2": ("an IP-Adapter for SD1.5", {"ip_adapter.1.to_k_ip.weight": (4, 768)}),
+    "plus-face": ("a face adapter (ID-Animator)", {"adapter_modules.1.to_k_face.weight": (4, 4)}),
+    "image-encoder": ("AnimateDiff motion modules", {"down_blocks.0.motion_modules.0.temporal_transformer.x": (1,)}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_another_file_under_the_right_name_is_told(name: str, tmp_path: Path) -> None:
+    (file,) = chosen([name])
+    kind, shapes = WRONG[name]
+    path = file.local(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(safetensors.torch.save({key: torch.zeros(shape) for key, shape in shapes.items()}))
+    with pytest.raises(SystemExit, match=re.escape(f"{path.name}: this is {kind}, expected {file.kind}")):
+        run(tmp_path, "verify", name)
+
+
+def test_other_content_of_the_right_form_is_told(
+    known: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = chosen(["plus-face"])[0].local(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(adapter(values=3))
+    known(adapter())
+    with pytest.raises(SystemExit, match=r"its content is not that of h94/IP-Adapter.*another sha256"):
+        run(tmp_path, "verify", "plus-face")
+    known(adapter(), seen="copies")
+    run(tmp_path, "verify", "plus-face")
+    assert "another sha256 than in copies of h94/IP-Adapter" in capsys.readouterr().out
+    path.write_bytes(adapter()[:-7])
+    with pytest.raises(SystemExit, match="not a whole safetensors file"):
+        run(tmp_path, "verify", "plus-face")
+
+
+def test_hashes_are_hashes_and_say_where_they_were_seen() -> None:
+    for file in CATALOGUE:
+        assert re.fullmatch(r"[0-9a-f]{64}|", file.sha256), file.name
+        assert (file.hash_seen in ("repository", "copies")) == bool(file.sha256), file.name
 
 
 def test_names_and_places_are_unique() -> None:

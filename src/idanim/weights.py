@@ -10,16 +10,27 @@ Files come from the Hugging Face Hub (`HF_ENDPOINT` names a mirror), into `<fold
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
 
 from idanim.models.weight_file import read_weights
+from idanim.models.weight_kind import (
+    ADAPTER,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
+    MOTION,
+    SPARSE_CONTROL,
+    require_kind,
+)
 from idanim.types import IdanimError
 
 
@@ -39,6 +50,10 @@ class PublicFile:
         licence: its licence, as its repository says; read it there before you use the file.
         purpose: what it is for.
         needed_by: commands that do without it only where their configuration names another file.
+        kind: what its content must be, as in `idanim.models.weight_kind`; "" = nothing that is told apart there.
+        sha256: hash of the file; "" = not known.
+        hash_seen: where that hash was read: "repository" = on the file's own page or in a commit of its repository;
+            "copies" = only in copies of that repository, so that a difference is told but refuses nothing.
     """
 
     name: str
@@ -48,6 +63,9 @@ class PublicFile:
     licence: str
     purpose: str
     needed_by: tuple[str, ...]
+    kind: str = ""
+    sha256: str = ""
+    hash_seen: str = ""
 
     def local(self, folder: Path) -> Path:
         """Where it lies."""
@@ -56,60 +74,125 @@ class PublicFile:
 
 _BOTH = ("train", "generate")
 _RAIL = "CreativeML OpenRAIL-M"
-_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_APACHE = "Apache-2.0"
+_BASE, _MOTION, _IP = "stable-diffusion-v1-5/stable-diffusion-v1-5", "guoyww/animatediff", "h94/IP-Adapter"
+_OWN, _COPIES = "repository", "copies"
+
+
+def _sd15(name: str, path: str, size_mb: int, purpose: str, sha256: str = "") -> PublicFile:
+    seen = _COPIES if sha256 else ""
+    return PublicFile(f"sd15-{name}", _BASE, path, size_mb, _RAIL, purpose, _BOTH, "", sha256, seen)
+
+
+def _animatediff(name: str, path: str, size_mb: int, purpose: str, kind: str, sha256: str) -> PublicFile:
+    needed_by = _BOTH if name == "motion-v2" else ()
+    return PublicFile(name, _MOTION, path, size_mb, _APACHE, purpose, needed_by, kind, sha256, _OWN)
+
+
 CATALOGUE = (
-    PublicFile("sd15-unet", _BASE, "unet/diffusion_pytorch_model.safetensors", 3438, _RAIL, "SD1.5 UNet", _BOTH),
-    PublicFile("sd15-unet-config", _BASE, "unet/config.json", 1, _RAIL, "its sizes", _BOTH),
-    PublicFile("sd15-vae", _BASE, "vae/diffusion_pytorch_model.safetensors", 335, _RAIL, "SD1.5 VAE", _BOTH),
-    PublicFile("sd15-vae-config", _BASE, "vae/config.json", 1, _RAIL, "its sizes", _BOTH),
-    PublicFile("sd15-text", _BASE, "text_encoder/model.safetensors", 492, _RAIL, "CLIP text encoder", _BOTH),
-    PublicFile("sd15-text-config", _BASE, "text_encoder/config.json", 1, _RAIL, "its sizes", _BOTH),
-    PublicFile("sd15-vocab", _BASE, "tokenizer/vocab.json", 1, _RAIL, "tokenizer", _BOTH),
-    PublicFile("sd15-merges", _BASE, "tokenizer/merges.txt", 1, _RAIL, "tokenizer", _BOTH),
-    PublicFile("sd15-tokenizer-config", _BASE, "tokenizer/tokenizer_config.json", 1, _RAIL, "tokenizer", _BOTH),
-    PublicFile("motion-v2", "guoyww/animatediff", "mm_sd_v15_v2.ckpt", 1818, "Apache-2.0", "motion modules", _BOTH),
-    PublicFile("motion-v3", "guoyww/animatediff", "v3_sd15_mm.ckpt", 1673, "Apache-2.0", "motion modules", ()),
-    PublicFile(
-        "sparsectrl-rgb", "guoyww/animatediff", "v3_sd15_sparsectrl_rgb.ckpt", 1988, "Apache-2.0", "picture control", ()
+    _sd15(
+        "unet",
+        "unet/diffusion_pytorch_model.safetensors",
+        3438,
+        "SD1.5 UNet",
+        "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
     ),
-    PublicFile(
+    _sd15("unet-config", "unet/config.json", 1, "its sizes"),
+    _sd15(
+        "vae",
+        "vae/diffusion_pytorch_model.safetensors",
+        335,
+        "SD1.5 VAE",
+        "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
+    ),
+    _sd15("vae-config", "vae/config.json", 1, "its sizes"),
+    _sd15(
+        "text",
+        "text_encoder/model.safetensors",
+        492,
+        "CLIP text encoder",
+        "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334",
+    ),
+    _sd15("text-config", "text_encoder/config.json", 1, "its sizes"),
+    _sd15("vocab", "tokenizer/vocab.json", 1, "tokenizer"),
+    _sd15("merges", "tokenizer/merges.txt", 1, "tokenizer"),
+    _sd15("tokenizer-config", "tokenizer/tokenizer_config.json", 1, "tokenizer"),
+    _animatediff(
+        "motion-v1",
+        "mm_sd_v15.ckpt",
+        1672,
+        "motion modules",
+        MOTION,
+        "cf16ea656cb16124990c8e2c70a29c793f9841f3a2223073fac8bd89ebd9b69a",
+    ),
+    _animatediff(
+        "motion-v2",
+        "mm_sd_v15_v2.ckpt",
+        1818,
+        "motion modules",
+        MOTION,
+        "69ed0f5fef82b110aca51bcab73b21104242bc65d6ab4b8b2a2a94d31cad1bf0",
+    ),
+    _animatediff(
+        "motion-v3",
+        "v3_sd15_mm.ckpt",
+        1673,
+        "motion modules",
+        MOTION,
+        "2412711886f61091846f53204aabc38aa6e09356d62a9808abe4daa802168343",
+    ),
+    _animatediff(
+        "sparsectrl-rgb",
+        "v3_sd15_sparsectrl_rgb.ckpt",
+        1988,
+        "picture control",
+        SPARSE_CONTROL,
+        "c93f27a3cd15edf99bbddf4522509f2e831f515cc7db9c820d955037ddafbe45",
+    ),
+    _animatediff(
         "sparsectrl-scribble",
-        "guoyww/animatediff",
         "v3_sd15_sparsectrl_scribble.ckpt",
         1992,
-        "Apache-2.0",
         "sketch control",
-        (),
+        SPARSE_CONTROL,
+        "148399d3267e104bee1b1171100af0ad7e125c4f99aacada21342d778eaf3896",
     ),
     PublicFile(
         "image-encoder",
-        "h94/IP-Adapter",
+        _IP,
         "models/image_encoder/model.safetensors",
         2528,
-        "Apache-2.0",
+        _APACHE,
         "CLIP ViT-H/14, the face encoder",
         _BOTH,
+        IMAGE_ENCODER,
+        "6ca9667da1ca9e0b0f75e46bb030f7e011f44f86cbfb8d5a36590fcd7507b030",
+        _OWN,
     ),
-    PublicFile(
-        "image-encoder-config",
-        "h94/IP-Adapter",
-        "models/image_encoder/config.json",
-        1,
-        "Apache-2.0",
-        "its sizes",
-        _BOTH,
-    ),
+    PublicFile("image-encoder-config", _IP, "models/image_encoder/config.json", 1, _APACHE, "its sizes", _BOTH),
     PublicFile(
         "plus-face",
-        "h94/IP-Adapter",
+        _IP,
         "models/ip-adapter-plus-face_sd15.safetensors",
         98,
-        "Apache-2.0",
+        _APACHE,
         "what the adapter starts from",
         ("train",),
+        IP_ADAPTER,
+        "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b",
+        _OWN,
     ),
     PublicFile(
-        "animator", "ID-Animator/ID-Animator", "animator.ckpt", 247, "Apache-2.0", "official adapter", ("generate",)
+        "animator",
+        "ID-Animator/ID-Animator",
+        "animator.ckpt",
+        247,
+        _APACHE,
+        "official adapter",
+        ("generate",),
+        ADAPTER,
+        "0ab08ce162afe4fd45d2a10cf96a88ff54cadd42690aecfca74603721d6fd8b7",
+        _COPIES,
     ),
 )
 COMMANDS = ("list", "pull", "verify")
@@ -129,24 +212,36 @@ def chosen(names: Sequence[str]) -> list[PublicFile]:
 
 
 def pull(files: Iterable[PublicFile], folder: Path) -> list[Path]:
-    """Download files that are not there; an interrupted download goes on where it stopped.
+    """Download files that are not there or have a problem; an interrupted download goes on where it stopped.
 
     Raises:
         IdanimError: the Hub can't be reached, refuses, or gives a damaged file.
     """
-    endpoint = os.environ.get("HF_ENDPOINT")
     paths = []
     for file in files:
-        try:
-            hf_hub_download(file.repo, file.path, local_dir=folder / _folder_of(file.repo), endpoint=endpoint)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise IdanimError(f"{file.name}: {file.repo}/{file.path} could not be downloaded ({reason})") from error
+        if problem_of(file, folder) is not None:
+            try:
+                _download(file, folder)
+            except (HTTPError, OSError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise IdanimError(f"{file.name}: {file.repo}/{file.path} could not be downloaded ({reason})") from error
         problem = problem_of(file, folder)
         if problem is not None:
             raise IdanimError(problem)
         paths.append(file.local(folder))
     return paths
+
+
+def _download(file: PublicFile, folder: Path) -> None:
+    # `hf_hub_download` throws away what it has when it is interrupted (huggingface_hub 2.4); these are gigabytes.
+    path, endpoint = file.local(folder), os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(file.repo, file.path, endpoint=endpoint)
+    known = get_hf_file_metadata(url, endpoint=endpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{known.etag}.part")  # of that very version of the file
+    with part.open("ab") as content:
+        http_get(url, content, resume_size=content.tell(), headers=build_hf_headers(), expected_size=known.size)
+    part.replace(path)
 
 
 def problem_of(file: PublicFile, folder: Path) -> str | None:
@@ -157,24 +252,44 @@ def problem_of(file: PublicFile, folder: Path) -> str | None:
     if path.suffix not in (".ckpt", ".bin", ".safetensors"):
         return None if path.stat().st_size else f"{path}: the file is empty; download it again"
     try:
-        read_weights(path)
+        content = read_weights(path)
+        if file.kind:
+            require_kind(content, file.kind)
     except IdanimError as error:
         return str(error)
+    if file.sha256 and file.hash_seen == _OWN and sha256_of(path) != file.sha256:
+        return f"{path}: its content is not that of {file.repo}/{file.path} (another sha256); download it again"
     return None
+
+
+def doubt_about(file: PublicFile, folder: Path) -> str | None:
+    """What can't be said for sure of a file without a problem, in words; None = nothing."""
+    path = file.local(folder)
+    if file.sha256 and file.hash_seen == _COPIES and sha256_of(path) != file.sha256:
+        return f"{path}: another sha256 than in copies of {file.repo}; that repository may have changed"
+    if not file.sha256:
+        return f"{path}: its sha256 is not known, only its form was checked"
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def listing(files: Iterable[PublicFile], folder: Path) -> str:
     """A line for each file, and what is missing for which command."""
     files = list(files)
     width = max(len(file.name) for file in files)
-    there = {file.name for file in files if file.local(folder).is_file()}
+    there = {file.name for file in CATALOGUE if file.local(folder).is_file()}
     lines = [
         f"{'✓' if file.name in there else '·'} {file.name:<{width}}  {file.size_mb:>5} MB  {file.repo}/{file.path}  "
         f"{file.licence}  {file.purpose}"
         for file in files
     ]
     for command in ("train", "generate"):
-        missing = [file.name for file in files if command in file.needed_by and file.name not in there]
+        missing = [file.name for file in CATALOGUE if command in file.needed_by and file.name not in there]
         lines.append(f"{command}: " + (f"missing {', '.join(missing)}" if missing else "everything is there"))
     return "\n".join(lines)
 
@@ -191,7 +306,8 @@ def _run(options: argparse.Namespace) -> None:
     problems = [problem for file in files if (problem := problem_of(file, options.folder)) is not None]
     if problems:
         raise IdanimError("\n".join(problems))
-    print(f"{len(files)} files are whole")
+    doubts = [doubt for file in files if (doubt := doubt_about(file, options.folder)) is not None]
+    print("\n".join([*doubts, f"{len(files)} files are whole"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from idanim.models.adapter import FaceAdapter
-from idanim.models.animatediff import AnimateDiffBackbone, FrameGroupNorm
+from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.models.tiny import tiny_backbone, tiny_encoder
 
@@ -161,21 +161,6 @@ def test_key_layout_is_the_official_one(backbone: AnimateDiffBackbone) -> None:
     parts = {k.split(".", 2)[2] for k in keys if k.startswith("adapter_modules")}
     lora = {f"to_{n}_lora.{d}.weight" for n in ("q", "k", "v", "out") for d in ("down", "up")}
     assert parts == lora | {"to_k_face.weight", "to_v_face.weight"}
-
-
-def test_frames_are_normalised_one_by_one() -> None:
-    x = torch.randn(2, 8, 3, 4, 4) * torch.arange(1, 4).view(1, 1, 3, 1, 1)
-    norm = FrameGroupNorm(2, 8)
-    torch.nn.init.normal_(norm.weight)
-    expected = torch.stack([torch.nn.GroupNorm.forward(norm, x[:, :, f]) for f in range(3)], dim=2)
-    assert torch.allclose(norm(x), expected, atol=1e-6)
-    assert (norm(x) - torch.nn.GroupNorm.forward(norm, x)).abs().max() > 0.1
-
-
-def test_every_motion_module_has_it(backbone: AnimateDiffBackbone) -> None:
-    modules = [m for n, m in backbone.unet.named_modules() if n.endswith(".norm") and "motion_modules" in n]
-    assert modules
-    assert all(isinstance(m, FrameGroupNorm) for m in modules)
 
 
 def test_video_latents_round_trip_shapes_and_scale(backbone: AnimateDiffBackbone) -> None:

@@ -9,12 +9,14 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from full_size import KEYS, public, public_file
+from official_keys import official_motion
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from idanim.models import sd15
-from idanim.models.animatediff import AnimateDiffBackbone, FrameGroupNorm
+from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.checkpoint import load_strictly
+from idanim.models.group_norm import FrameGroupNorm, VideoGroupNorm
 from idanim.models.loading import build_sparse_control, load_animatediff, motion_unet
 from idanim.models.lora import add_lora
 from idanim.models.motion import MotionFile, parse_motion, read_motion
@@ -52,6 +54,7 @@ def test_v1_is_known_by_its_short_table() -> None:
     with torch.device("meta"):
         unet = motion_unet(public("unet3d_base"), motion, "v1", sd15.UNET)
     assert unet.config.motion_max_seq_length == 24
+    assert isinstance(unet.conv_norm_out, VideoGroupNorm)
 
 
 def ldm_mapping() -> dict[str, dict]:
@@ -103,6 +106,24 @@ def test_single_file_without_vae_and_with_unknown_keys(tmp_path: Path) -> None:
             sd15.read_single_file(path)
 
 
+def test_a_vae_file_of_its_own(tmp_path: Path) -> None:
+    path, prefix = tmp_path / "vae-ft-mse.safetensors", "first_stage_model."
+    safetensors.torch.save_file(ldm_numbers(), tmp_path / "whole.safetensors")
+    expected = sd15.read_single_file(tmp_path / "whole.safetensors").vae or {}
+    ldm = {key.removeprefix(prefix): t for key, t in ldm_numbers().items() if key.startswith(prefix)}
+    for content in (ldm, {f"{prefix}{key}": t for key, t in ldm.items()}, expected):
+        safetensors.torch.save_file({**content, "model_ema.decay": torch.zeros(1)}, path)
+        state = sd15.read_vae(path)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in expected)
+    safetensors.torch.save_file({**ldm, "encoder.weird": torch.zeros(1)}, path)
+    with pytest.raises(IdanimError, match=r"vae-ft-mse.safetensors: unknown key first_stage_model\.encoder\.weird"):
+        sd15.read_vae(path)
+    safetensors.torch.save_file(ldm_numbers(), path)
+    with pytest.raises(IdanimError, match=r"this is an SD1\.5 checkpoint, expected a VAE"):
+        sd15.read_vae(path)
+
+
 @pytest.mark.parametrize(("kind", "condition"), [("scribble", 4), ("rgb", 5)])
 def test_sparse_control_fits(kind: str, condition: int) -> None:
     with torch.device("meta"):
@@ -115,28 +136,6 @@ def test_sparse_control_fits(kind: str, condition: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------- small real files
-
-
-def official_motion(unet: torch.nn.Module) -> dict[str, Tensor]:
-    """The UNet's motion modules by official key names."""
-    result = {}
-    for key, tensor in unet.state_dict().items():
-        if "motion_modules." not in key:
-            continue
-        head, _, tail = key.partition(".motion_modules.")
-        number, _, rest = tail.partition(".")
-        for ours, theirs in (
-            (".norm1.", ".norms.0."),
-            (".norm2.", ".norms.1."),
-            (".norm3.", ".ff_norm."),
-            (".attn1.", ".attention_blocks.0."),
-            (".attn2.", ".attention_blocks.1."),
-        ):
-            rest = rest.replace(ours, theirs)
-        names = [rest.replace("pos_embed.pe", f"attention_blocks.{i}.pos_encoder.pe") for i in (0, 1)]
-        for name in dict.fromkeys(names):
-            result[f"{head}.motion_modules.{number}.temporal_transformer.{name}"] = tensor.clone()
-    return result
 
 
 def test_every_wrapping_of_motion_modules_is_read(tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
@@ -200,6 +199,23 @@ def test_folder_and_motion_file_make_the_same_backbone(tmp_path: Path) -> None:
     assert torch.equal(context, backbone.encode_text(["a man"]))
     time = torch.tensor([500])
     assert torch.equal(loaded.predict(sample, time, context), backbone.predict(sample, time, context))
+
+
+def test_a_vae_file_takes_the_place_of_the_bases_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    save_folder(tmp_path / "base", backbone)
+    torch.save(official_motion(backbone.unet), tmp_path / "mm.ckpt")
+    other = {key: t + 0.01 for key, t in backbone.vae.state_dict().items()}
+    safetensors.torch.save_file(other, tmp_path / "vae.safetensors")
+    files = str(tmp_path / "base"), str(tmp_path / "mm.ckpt")
+    with pytest.raises(IdanimError, match=r"vae\.safetensors does not fit this architecture.*decoder"):
+        load_animatediff(*files, vae=str(tmp_path / "vae.safetensors"))
+    sizes = ("down_block_types", "up_block_types", "block_out_channels", "latent_channels", "norm_num_groups")
+    monkeypatch.setattr(sd15, "VAE", {key: backbone.vae.config[key] for key in sizes})
+    loaded = load_animatediff(*files, vae=str(tmp_path / "vae.safetensors"))
+    assert all(torch.equal(t, other[key]) for key, t in loaded.vae.state_dict().items())
+    with pytest.raises(IdanimError, match=r"nothing\.safetensors: there is no such file"):
+        load_animatediff(*files, vae=str(tmp_path / "nothing.safetensors"))
 
 
 def test_motion_modules_of_another_width_are_named() -> None:

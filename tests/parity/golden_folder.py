@@ -6,6 +6,7 @@ Whatever a folder lacks skips the checks that need it, by name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,15 @@ class GoldenFolder:
             pytest.skip(f"the manifest gives no args of {name}")
         return entry["args"]
 
+    def number(self, name: str, key: str) -> float | None:
+        """A value that the manifest gives for a file: as a field, among its args, or in its note ("timestep 500")."""
+        entry = self.entry(name)
+        for place in (entry, entry.get("args", {})):
+            if isinstance(place.get(key), int | float):
+                return float(place[key])
+        match = re.search(rf"\b{re.escape(key)}[ =:]+(-?\d+(?:\.\d+)?)", entry.get("note", ""))
+        return float(match[1]) if match else None
+
     def tensors(self, name: str) -> Tensors:
         """Inputs and outputs, as stored."""
         if name not in self._loaded:
@@ -82,6 +92,32 @@ class GoldenFolder:
         if not (path / "vocab.json").is_file():
             pytest.skip(f"{self.path.name} has no tokenizer")
         return path
+
+
+def pictures(data: Tensors) -> list[Tensor]:
+    """The reference pictures `ref0`, `ref1`, …, [H, W, 3] uint8."""
+    names = sorted((key for key in data if re.fullmatch(r"ref\d+", key)), key=lambda key: int(key[3:]))
+    return [data[name] for name in names]
+
+
+def stored_part(full: Tensor, data: Tensors, name: str) -> tuple[Tensor, Tensor] | None:
+    """A result as a file stores it: perhaps every n-th pixel only; of a video perhaps the first and last frame.
+
+    Args:
+        full: [..., H, W]; with `_first_last` in the stored name [..., F, H, W].
+        data: the file.
+        name: key without `_first_last`, `_sub<n>` or `_subsampled_by_<n>`.
+
+    Returns:
+        (that part of `full`, what is stored); None where the file has no such tensor.
+    """
+    for key in data:
+        match = re.fullmatch(re.escape(name) + r"(_first_last)?(?:_sub(?:sampled_by_)?(\d+))?", key)
+        if match:
+            step = int(match[2] or 1)
+            part = full[..., [0, -1], :, :] if match[1] else full
+            return part[..., ::step, ::step], data[key]
+    return None
 
 
 def max_error(got: Tensor, expected: Tensor) -> float:

@@ -8,17 +8,19 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, SparseControlNetModel, UNetMotionModel
 from golden_folder import GoldenFolder
-from torch import Tensor
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.models.adapter import FaceAdapter
-from idanim.models.animatediff import AnimateDiffBackbone, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.checkpoint import load_strictly
 from idanim.models.encoder import ClipFaceEncoder
+from idanim.models.group_norm import normalise_residual_blocks_jointly
 from idanim.models.motion import to_diffusers
 from idanim.models.resampler import Resampler
+from idanim.models.sparse_control import follow_official_numerics
 
-ADAPTER_PREFIX = "module."
+MOTION_GROUPS = 32  # of the official motion modules, whatever the UNet's norm_num_groups
 
 
 def motion_type(official: str) -> str:
@@ -31,37 +33,60 @@ def _require(condition: bool, what: str) -> None:
         pytest.skip(f"not in diffusers: {what}")
 
 
-def _motion_args(args: dict[str, Any]) -> dict[str, Any]:
+def _motion_args(args: dict[str, Any], attentions: int) -> dict[str, Any]:
     kwargs = args["motion_module_kwargs"]
+    levels = {2**i for i in range(len(args["block_out_channels"]))}
     _require(args.get("use_motion_module", True), "a UNet without motion modules")
+    _require(levels <= set(args.get("motion_module_resolutions", levels)), "levels without motion modules")
+    _require(not args.get("motion_module_decoder_only"), "motion modules in the decoder only")
     _require(kwargs.get("temporal_attention_dim_div", 1) == 1, "temporal_attention_dim_div other than 1")
+    _require(kwargs.get("temporal_position_encoding", True), "motion modules without position table")
+    _require(
+        len(kwargs["attention_block_types"]) == attentions, f"other than {attentions} attentions in a motion module"
+    )
     return {
         "motion_num_attention_heads": kwargs["num_attention_heads"],
         "motion_max_seq_length": kwargs["temporal_position_encoding_max_len"],
-        "temporal_transformer_layers_per_block": kwargs["num_transformer_block"],
+        "temporal_transformer_layers_per_block": kwargs.get("num_transformer_block", 1),
     }
+
+
+def _use_official_groups(model: nn.Module) -> None:
+    # diffusers gives the motion modules the UNet's number of groups.
+    for name, module in model.named_modules():
+        if "motion_modules" in name and isinstance(module, nn.GroupNorm):
+            module.num_groups = MOTION_GROUPS
 
 
 def motion_unet(golden: GoldenFolder) -> UNetMotionModel:
     """UNet3DConditionModel of the official code as a diffusers UNetMotionModel."""
-    args = golden.args("unet3d")
-    _require(args.get("use_inflated_groupnorm", True), "GroupNorm over all frames")
-    kwargs = {k: args[k] for k in ("in_channels", "out_channels", "layers_per_block", "sample_size")}
+    unet = new_motion_unet(golden.args("unet3d"))
+    load_strictly(unet, to_diffusers(golden.weights("unet3d"), "unet3d"), "unet3d")
+    return unet.eval()
+
+
+def new_motion_unet(args: dict[str, Any]) -> UNetMotionModel:
+    """The same without its weights, from the official constructor arguments."""
+    for flag in ("unet_use_cross_frame_attention", "unet_use_temporal_attention"):
+        _require(not args.get(flag), flag)
+    motion = _motion_args(args, attentions=2)
+    optional = ("in_channels", "out_channels", "layers_per_block", "sample_size", "norm_num_groups")
     unet = UNetMotionModel(
-        **kwargs,
-        **_motion_args(args),
-        temporal_transformer_layers_per_mid_block=args["motion_module_kwargs"]["num_transformer_block"],
+        **{key: args[key] for key in optional if key in args},
+        **motion,
+        temporal_transformer_layers_per_mid_block=motion["temporal_transformer_layers_per_block"],
         down_block_types=tuple(motion_type(t) for t in args["down_block_types"]),
         up_block_types=tuple(motion_type(t) for t in args["up_block_types"]),
         block_out_channels=tuple(args["block_out_channels"]),
         cross_attention_dim=args["cross_attention_dim"],
         num_attention_heads=_heads(args["attention_head_dim"]),
-        norm_num_groups=args["norm_num_groups"],
         use_linear_projection=args.get("use_linear_projection", False),
-        use_motion_mid_block=args["motion_module_mid_block"],
+        use_motion_mid_block=args.get("motion_module_mid_block", False),
     )
-    load_strictly(unet, to_diffusers(golden.weights("unet3d"), "unet3d"), "unet3d")
-    return unet.eval()
+    _use_official_groups(unet)
+    if not args.get("use_inflated_groupnorm", False):
+        normalise_residual_blocks_jointly(unet)
+    return unet
 
 
 def _heads(attention_head_dim: int | list[int]) -> int | tuple[int, ...]:
@@ -71,12 +96,19 @@ def _heads(attention_head_dim: int | list[int]) -> int | tuple[int, ...]:
 
 def sparse_controlnet(golden: GoldenFolder) -> SparseControlNetModel:
     """The official SparseCtrl network, motion modules normalised frame by frame."""
-    args = golden.args("sparse_controlnet")
+    model = new_sparse_controlnet(golden.args("sparse_controlnet"))
+    load_strictly(model, to_diffusers(golden.weights("sparse_controlnet"), "sparse_controlnet"), "sparse_controlnet")
+    return model.eval().requires_grad_(False)
+
+
+def new_sparse_controlnet(args: dict[str, Any]) -> SparseControlNetModel:
+    """The same without its weights, from the official constructor arguments."""
     _require(args.get("set_noisy_sample_input_to_zero", True), "SparseCtrl that sees the noisy sample")
-    motion = _motion_args(args)
-    optional = ("conditioning_embedding_out_channels", "norm_num_groups")
+    _require(not args.get("motion_module_mid_block"), "SparseCtrl with a motion module in the middle")
+    motion = _motion_args(args, attentions=1)
+    optional = ("in_channels", "layers_per_block", "conditioning_embedding_out_channels", "norm_num_groups")
     model = SparseControlNetModel(
-        **{k: args[k] for k in ("in_channels", "conditioning_channels", "layers_per_block", "cross_attention_dim")},
+        **{k: args[k] for k in ("conditioning_channels", "cross_attention_dim")},
         **{k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in optional and v is not None},
         **motion,
         down_block_types=tuple(motion_type(t) for t in args["down_block_types"]),
@@ -86,9 +118,9 @@ def sparse_controlnet(golden: GoldenFolder) -> SparseControlNetModel:
         concat_conditioning_mask=args["concate_conditioning_mask"],
         use_simplified_condition_embedding=args["use_simplified_condition_embedding"],
     )
-    normalise_frames_separately(model)
-    load_strictly(model, to_diffusers(golden.weights("sparse_controlnet"), "sparse_controlnet"), "sparse_controlnet")
-    return model.eval().requires_grad_(False)
+    _use_official_groups(model)
+    follow_official_numerics(model)
+    return model
 
 
 def text_encoder(golden: GoldenFolder) -> CLIPTextModel:
@@ -114,10 +146,10 @@ def autoencoder(golden: GoldenFolder) -> AutoencoderKL:
     return vae
 
 
-def scheduler(golden: GoldenFolder) -> DDIMScheduler:
-    name = "scheduler" if golden.entry("scheduler") else "pipeline"
-    args = golden.args(name)
-    return DDIMScheduler(**args.get("scheduler", args))
+def scheduler(golden: GoldenFolder, name: str = "pipeline") -> DDIMScheduler:
+    """The noise levels of the pipeline; `name="scheduler"`: those of the tables."""
+    pipeline = golden.entry("pipeline").get("args", {}).get("scheduler")
+    return DDIMScheduler(**(pipeline if name == "pipeline" and pipeline else golden.args("scheduler")))
 
 
 def tokenizer(golden: GoldenFolder) -> CLIPTokenizer:
@@ -155,29 +187,11 @@ def resampler(golden: GoldenFolder) -> Resampler:
     return model.eval()
 
 
-def adapter_state(golden: GoldenFolder) -> dict[str, Tensor]:
-    return {key.removeprefix(ADAPTER_PREFIX): tensor for key, tensor in golden.weights("animator").items()}
-
-
 def face_adapter(golden: GoldenFolder, model: AnimateDiffBackbone, scale: float = 1.0) -> FaceAdapter:
     """The adapter with the weights of `animator`; every size but the head width follows from their shapes."""
-    state = adapter_state(golden)
-    latents = state["image_proj_model.latents"]
-    inner = state["image_proj_model.layers.0.0.to_q.weight"].shape[0]
+    golden.tensors("animator")  # skips where there is none
     args = golden.entry("animator").get("args") or golden.entry("resampler").get("args") or {}
-    dim_head = args.get("dim_head", 64)
-    lora = [t for k, t in state.items() if k.endswith("to_q_lora.down.weight")]
     with torch.random.fork_rng(devices=[]):
-        adapter = FaceAdapter(
-            model,
-            feature_dim=state["image_proj_model.proj_in.weight"].shape[1],
-            num_queries=latents.shape[1],
-            depth=1 + max(int(k.split(".")[2]) for k in state if k.startswith("image_proj_model.layers.")),
-            dim=latents.shape[2],
-            dim_head=dim_head,
-            heads=inner // dim_head,
-            scale=scale,
-            lora_rank=lora[0].shape[0] if lora else 0,
+        return FaceAdapter.from_file(
+            golden.path / "animator.safetensors", model, scale, dim_head=args.get("dim_head", 64)
         )
-    load_strictly(adapter, state, "animator")
-    return adapter

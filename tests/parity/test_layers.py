@@ -6,26 +6,29 @@ import hashlib
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import official_models
 import pytest
 import torch
-from golden_folder import GoldenFolder, Tensors, max_error, relative_error
+from golden_folder import GoldenFolder, Tensors, max_error, pictures, relative_error, stored_part
 from parity_table import Record
 from torch import Tensor, nn
 
-from idanim.faces.align import ARCFACE_TEMPLATE, fit_similarity
+from idanim.faces.align import ARCFACE_TEMPLATE, TEMPLATE_PX, fit_similarity
+from idanim.models.animatediff import animatediff_scheduler
 from idanim.models.attention import FaceAttention
 from idanim.models.checkpoint import load_strictly
 from idanim.pictures import square
 from idanim.video import to_float
 
-LAYER, GRADIENT = 1e-5, 1e-4
+LAYER, GRADIENT, GREY_LEVELS = 1e-5, 1e-4, 4
 
 
 def test_the_files_are_those_of_the_manifest(golden: GoldenFolder) -> None:
     for name, entry in golden.manifest["files"].items():
         path = golden.path / name
-        if path.is_file() and "sha256" in entry:
+        assert path.is_file(), f"the manifest lists {name}, which is not there"
+        if "sha256" in entry:
             assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"], name
 
 
@@ -90,34 +93,35 @@ def test_face_attention_gradients(golden: GoldenFolder, record: Record) -> None:
 # ------------------------------------------------------------------- pictures, text, and their encoders
 
 
-def subsampled(data: Tensors, prefix: str) -> tuple[Tensor, int]:
-    """A tensor stored with every n-th pixel, and n."""
-    for key in data:
-        if match := re.fullmatch(prefix + r"(?:_subsampled_by_(\d+))?", key):
-            return data[key], int(match[1] or 1)
-    pytest.skip(f"{data.name} has no tensor {prefix}")
-
-
-def preprocessed(golden: GoldenFolder, pictures: list[Tensor], size: int) -> Tensor:
+def preprocessed(golden: GoldenFolder, originals: list[Tensor], size: int) -> Tensor:
     """[H, W, 3] uint8 pictures as the encoder sees them."""
-    crops = torch.stack([to_float(square(picture.numpy(), size)[None])[0] for picture in pictures])
+    crops = torch.stack([to_float(square(picture.numpy(), size)[None])[0] for picture in originals])
     return official_models.vision_encoder(golden).normalise(crops)
+
+
+def check_preprocessing(name: str, pixels: Tensor, data: Tensors, key: str, record: Record) -> None:
+    parts = stored_part(pixels, data, key)
+    if parts is None:
+        pytest.skip(f"{data.name} has no tensor {key}")
+    record(name, max_error(*parts), LAYER)
 
 
 def test_preprocessing(golden: GoldenFolder, record: Record) -> None:
     data = golden.tensors("clip_preprocess")
-    expected, step = subsampled(data, "pixel_values")
-    pixels = preprocessed(golden, [data["image"]], expected.shape[-1] * step)
-    record("CLIP preprocessing", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
+    size = golden.number("clip_preprocess", "shortest edge") or golden.args("clip_vision")["image_size"]
+    pixels = preprocessed(golden, [data["image"]], int(size))
+    check_preprocessing("CLIP preprocessing", pixels, data, "pixel_values", record)
+
+
+def test_preprocessing_of_references(golden: GoldenFolder, record: Record) -> None:
+    data, size = golden.tensors("pipeline"), golden.args("clip_vision")["image_size"]
+    pixels = preprocessed(golden, pictures(data), size)
+    check_preprocessing("CLIP preprocessing of references", pixels, data, "clip_pixel_values", record)
 
 
 def test_vision_encoder(golden: GoldenFolder, record: Record) -> None:
     data, encoder = golden.tensors("pipeline"), official_models.vision_encoder(golden)
-    pictures = [data[key] for key in sorted(data) if re.fullmatch(r"ref\d+", key)]
-    expected, step = subsampled(data, "clip_pixel_values")
-    pixels = preprocessed(golden, pictures, encoder.image_size)
-    record("CLIP preprocessing of references", max_error(pixels[:, :, ::step, ::step], expected), LAYER)
-    crops = torch.stack([to_float(square(p.numpy(), encoder.image_size)[None])[0] for p in pictures])
+    crops = torch.stack([to_float(square(p.numpy(), encoder.image_size)[None])[0] for p in pictures(data)])
     tokens = encoder.encode(crops[None])[0]
     record("CLIP vision tokens", max_error(tokens, data["vision_hidden_penultimate"]), LAYER)
     null_tokens = encoder.null_features()[0]
@@ -137,7 +141,7 @@ def test_tokenizer(golden: GoldenFolder, record: Record) -> None:
 
 
 def test_ddim_tables(golden: GoldenFolder, record: Record) -> None:
-    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden, "scheduler")
     record("DDIM betas", max_error(scheduler.betas, data["betas"]), 1e-7)
     record("DDIM alphas", max_error(scheduler.alphas_cumprod, data["alphas_cumprod"]), 1e-7)
     for steps, expected in data.under("timesteps.").items():
@@ -145,21 +149,42 @@ def test_ddim_tables(golden: GoldenFolder, record: Record) -> None:
         record(f"DDIM timesteps, {steps} steps", max_error(scheduler.timesteps, expected), 0)
 
 
+def inference_steps(golden: GoldenFolder, data: Tensors) -> int:
+    """How many steps the single steps are of; the note has it ("step.* with 30 inference steps")."""
+    match = re.search(r"step\.\* with (\d+) inference steps", golden.entry("scheduler").get("note", ""))
+    if match:
+        return int(match[1])
+    steps = {int(key) for key in data.under("step.prev_sample.t")}
+    fitting = [int(count) for count, of in data.under("timesteps.").items() if steps <= set(of.tolist())]
+    if len(fitting) != 1:
+        pytest.skip(f"the manifest doesn't say of how many steps {sorted(steps)} are")
+    return fitting[0]
+
+
 def test_ddim_steps(golden: GoldenFolder, record: Record) -> None:
-    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden)
-    scheduler.set_timesteps(golden.entry("scheduler").get("step_inference_steps", 30))
+    data, scheduler = golden.tensors("scheduler"), official_models.scheduler(golden, "scheduler")
+    scheduler.set_timesteps(inference_steps(golden, data))
     for name, expected in data.under("step.prev_sample.t").items():
         step = scheduler.step(data["step.eps"], int(name), data["step.sample"])
         record(f"DDIM step at {name}", max_error(step.prev_sample, expected), 1e-6)
 
 
 def test_our_defaults_are_the_official_schedule(golden: GoldenFolder) -> None:
-    from idanim.models.animatediff import animatediff_scheduler
-
-    ours, official = animatediff_scheduler().config, official_models.scheduler(golden).config
+    ours, folder = animatediff_scheduler().config, official_models.scheduler(golden).config
+    if folder.beta_schedule != "linear":
+        pytest.skip("the folder's schedule is not AnimateDiff's")
     assert {k: v for k, v in ours.items() if not k.startswith("_")} == {
-        k: v for k, v in official.items() if not k.startswith("_")
+        k: v for k, v in folder.items() if not k.startswith("_")
     }
+
+
+def test_layers_are_counted_as_in_the_official_files(golden: GoldenFolder) -> None:
+    order = golden.entry("animator").get("attn_processor_order")
+    if order is None:
+        pytest.skip("the manifest gives no attn_processor_order")
+    backbone = official_models.unconditional_backbone(golden)
+    layers = (*backbone.self_attention_layers(), *backbone.cross_attention_layers())
+    assert {layer.number: layer.name for layer in layers} == dict(enumerate(order))
 
 
 def test_alignment(golden: GoldenFolder, record: Record) -> None:
@@ -167,3 +192,36 @@ def test_alignment(golden: GoldenFolder, record: Record) -> None:
     for number, points in data.under("kps.").items():
         matrix = torch.from_numpy(fit_similarity(points.numpy(), ARCFACE_TEMPLATE))
         record(f"face alignment matrix {number}", relative_error(matrix, data[f"M.{number}"]), 1e-5, "relative")
+
+
+def warped(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """[H, W, 3] → [size, size, 3], bilinear at 1/32 pixel, black outside: what OpenCV's warpAffine does to 4.x."""
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    rows, columns = np.mgrid[:size, :size]
+    points = inverse @ np.stack([columns.ravel(), rows.ravel(), np.ones(size * size)])
+    points = np.round(points * 32) / 32 + 1
+    framed = np.pad(picture.astype(np.float64), ((1, 2), (1, 2), (0, 0)))
+    points = np.clip(points, 0, np.array(framed.shape[1::-1])[:, None] - 2)
+    (x, y), (right, down) = np.floor(points).astype(int), points % 1
+    top = framed[y, x] * (1 - right)[:, None] + framed[y, x + 1] * right[:, None]
+    bottom = framed[y + 1, x] * (1 - right)[:, None] + framed[y + 1, x + 1] * right[:, None]
+    result = top * (1 - down)[:, None] + bottom * down[:, None]
+    return np.round(result).reshape(size, size, 3)
+
+
+def test_crops_of_faces(golden: GoldenFolder, record: Record) -> None:
+    """Pixels by our matrix (versions of OpenCV differ by up to 4 grey levels), and their resizing."""
+    data = golden.tensors("face_align")
+    crops = {name: crop for name, crop in data.items() if re.fullmatch(r"crop\d+_bgr\.\d+", name)}
+    if not crops:
+        pytest.skip("face_align has no crop<size>_bgr.<number>")
+    for name, crop in crops.items():
+        number, size = name.rpartition(".")[2], crop.shape[0]
+        matrix = fit_similarity(data[f"kps.{number}"].numpy(), ARCFACE_TEMPLATE * (size / TEMPLATE_PX))
+        ours = torch.from_numpy(warped(data["image_bgr"].numpy(), matrix, size))
+        record(f"face crop {number}, grey levels of 255", max_error(ours, crop), GREY_LEVELS)
+        for key in data:
+            if match := re.fullmatch(rf"face(\d+)_rgb\.{number}(?:_sub(\d+))?", key):
+                step = int(match[2] or 1)
+                resized = torch.from_numpy(square(np.ascontiguousarray(crop.numpy()[..., ::-1]), int(match[1])))
+                record(f"face crop {number} at {match[1]} px", max_error(resized[::step, ::step], data[key]), 0)

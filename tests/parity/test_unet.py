@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import official_models
 import pytest
 import torch
 from golden_folder import GoldenFolder, Tensors, max_error, relative_error
 from parity_table import Record
+from timestep import Timestep, find_timestep, named_timesteps
 from torch import Tensor
 
 from idanim.models.adapter import FaceAdapter
@@ -14,7 +17,7 @@ from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.training.objective import denoising_loss
 
 UNET, GRADIENT, EXACT = 5e-5, 1e-4, 1e-11
-TIMESTEP_OF_21_FRAMES = 500  # not stored in golden/; found there by trying: its float32 rounding agrees
+LOW_PRECISION = 2.0  # our largest error in half precision over the official one
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +41,19 @@ def dtype(request: pytest.FixtureRequest, unet_backbone: AnimateDiffBackbone, ad
     unet_backbone.float()
 
 
+@pytest.fixture(scope="module")
+def found() -> dict[str, Timestep]:
+    """Timesteps of `sample<n>` that had to be found, by n."""
+    return {}
+
+
 def twin(io: Tensors, name: str, dtype: torch.dtype) -> tuple[Tensor, float, str]:
     """The expected tensor in the type under test, its tolerance and a suffix for the table."""
     if dtype == torch.float32:
         return io[name], UNET, ""
     head, _, tail = name.partition(".")
-    special = {"out21": "out64.21"}
-    return io[special.get(name, f"{head}64.{tail}")], EXACT, ", float64"
+    length = re.fullmatch(r"out(\d+)", name)
+    return io[f"out64.{length[1]}" if length else f"{head}64.{tail}"], EXACT, ", float64"
 
 
 def context_of(io: Tensors, dtype: torch.dtype) -> Tensor:
@@ -88,15 +97,59 @@ def test_one_frame(
 
 
 @torch.no_grad()
-def test_21_frames(
-    unet_backbone: AnimateDiffBackbone, adapter: FaceAdapter, io: Tensors, dtype: torch.dtype, record: Record
+def test_other_lengths(
+    golden: GoldenFolder,
+    unet_backbone: AnimateDiffBackbone,
+    adapter: FaceAdapter,
+    io: Tensors,
+    dtype: torch.dtype,
+    found: dict[str, Timestep],
+    record: Record,
 ) -> None:
-    expected, tolerance, suffix = twin(io, "out21", dtype)
-    sample = io["sample21"].to(dtype)
-    videos, frames = sample.shape[0], sample.shape[2]
-    timesteps = io["timesteps21"] if "timesteps21" in io else torch.full((videos,), TIMESTEP_OF_21_FRAMES)
-    prediction = unet_backbone.predict(sample, timesteps, context_of(io, dtype)[:videos])
-    record(f"UNet with adapter, {frames} frames{suffix}", max_error(prediction, expected), tolerance)
+    """`sample<n>`: n frames of the first persons."""
+    lengths = [match[1] for key in io if (match := re.fullmatch(r"sample(\d+)", key))]
+    if not lengths:
+        pytest.skip(f"{io.name} has no sample<frames>")
+    for length in lengths:
+        expected, tolerance, suffix = twin(io, f"out{length}", dtype)
+        sample = io[f"sample{length}"].to(dtype)
+        context = context_of(io, dtype)[: len(sample)]
+
+        def predict(timesteps: Tensor, sample: Tensor = sample, context: Tensor = context) -> Tensor:
+            return unet_backbone.predict(sample, timesteps, context)
+
+        def error_at(timestep: int, expected: Tensor = expected, count: int = len(sample)) -> float:
+            return max_error(predict(torch.full((count,), timestep)), expected)
+
+        timesteps, origin = io.under(f"timesteps{length}").get(""), ""
+        if timesteps is None:
+            stored = golden.number(io.name, f"timestep{length}")
+            if stored is not None:
+                found[length] = Timestep(int(stored), "")
+            elif length not in found:
+                steps = unet_backbone.scheduler.config.num_train_timesteps
+                found[length] = find_timestep(error_at, named_timesteps(golden), tolerance, steps)
+            timesteps = torch.full((len(sample),), found[length].value)
+            origin = f" (timestep {found[length].value}, {found[length].origin})" if found[length].origin else ""
+        error = max_error(predict(timesteps), expected)
+        record(f"UNet with adapter, {sample.shape[2]} frames{suffix}{origin}", error, tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision(name: str, golden: GoldenFolder, io: Tensors, record: Record) -> None:
+    """The official network itself is off by as much as the manifest says; ours may not be much worse."""
+    official = golden.manifest.get("official_unet_deviation_from_float64", {}).get(name)
+    if official is None:
+        pytest.skip(f"the manifest says nothing of the official error in {name}")
+    expected, dtype = io["out64.adapter_scale_1.0"], getattr(torch, name)
+    backbone = official_models.unconditional_backbone(golden)
+    adapter = official_models.face_adapter(golden, backbone)
+    adapter.attach(backbone)
+    backbone.to(dtype)
+    adapter.to(dtype)
+    prediction = backbone.predict(io["sample"].to(dtype), io["timesteps"], context_of(io, dtype))
+    record(f"UNet with adapter, {name}", max_error(prediction, expected), LOW_PRECISION * official["max_abs"])
 
 
 # ---------------------------------------------------------------------------------------- training step

@@ -154,8 +154,6 @@ class Sampler:
         """Id tokens of the person and of nobody, each [1, Q, D]."""
         crops = np.stack([square(crop, self.encoder.image_size) for crop in references])
         dtype = next(self.adapter.parameters()).dtype
-        features = self.encoder.encode(to_float(crops)[None].to(self.backbone.device))
-        return (
-            self.adapter.id_tokens(features.to(dtype)),
-            self.adapter.id_tokens(self.encoder.null_features().to(dtype)),
-        )
+        features = self.encoder.encode(to_float(crops)[None].to(self.backbone.device)).to(dtype)
+        nobody = self.encoder.null_features().to(dtype).expand(-1, self.adapter.num_references, -1, -1)
+        return self.adapter.id_tokens(features), self.adapter.id_tokens(nobody)

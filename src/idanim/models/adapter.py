@@ -22,6 +22,7 @@ from idanim.models.adapter_file import (
 from idanim.models.attention import FaceAttention, FaceAttentionProcessor, LowRankAttention
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import load_strictly
+from idanim.models.projections import FaceIdProjection
 from idanim.models.resampler import Resampler
 from idanim.types import IdanimError
 
@@ -156,6 +157,23 @@ class FaceAdapter(nn.Module):
         for face_attention in self._face_attentions():
             face_attention.scale = value
 
+    @property
+    def concatenates(self) -> bool:
+        """Whether the tokens of several references stand side by side (FaceID-portrait) instead of being averaged."""
+        return isinstance(self.image_proj_model, FaceIdProjection)
+
+    @property
+    def num_references(self) -> int:
+        """How many references' tokens are in the context: 1 where they are averaged."""
+        return self._face_attentions()[0].num_references
+
+    @num_references.setter
+    def num_references(self, value: int) -> None:
+        if value < 1 or (value > 1 and not self.concatenates):
+            raise IdanimError(f"num_references={value}: expected 1, as this adapter averages its references")
+        for face_attention in self._face_attentions():
+            face_attention.num_references = value
+
     def _face_attentions(self) -> list[FaceAttention]:
         return [module for module in self.adapter_modules.values() if isinstance(module, FaceAttention)]
 
@@ -165,13 +183,21 @@ class FaceAdapter(nn.Module):
         backbone.set_processors({name: FaceAttentionProcessor(cast(FaceAttention, module)) for name, module in pairs})
 
     def id_tokens(self, features: Tensor) -> Tensor:
-        """Id tokens of persons; the tokens of several references are averaged.
+        """Id tokens of persons; those of several references are averaged, or stand side by side: `concatenates`.
 
         Args:
-            features: [B, R, N, feature_dim] tokens of R references of each person.
+            features: [B, R, N, feature_dim] tokens of R references of each person. FaceID adapters take the ArcFace
+                vector of unit length, N = 1.
 
         Returns:
-            [B, Q, D].
+            [B, Q, D], or [B, R·Q, D] side by side.
+
+        Raises:
+            IdanimError: side by side, and R is not `num_references`.
         """
-        tokens = self.image_proj_model(features.flatten(0, 1))
-        return tokens.unflatten(0, features.shape[:2]).mean(dim=1)
+        tokens = self.image_proj_model(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        if not self.concatenates:
+            return tokens.mean(dim=1)
+        if features.shape[1] != self.num_references:
+            raise IdanimError(f"{features.shape[1]} references, but the adapter's num_references={self.num_references}")
+        return tokens.flatten(1, 2)

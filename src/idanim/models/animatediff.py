@@ -19,36 +19,13 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.utils import is_accelerate_available
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
 from idanim.models.backbone import DTYPES, Backbone, CrossAttentionLayer, Diffused, Latents
+from idanim.models.group_norm import normalise_frames_separately
 from idanim.types import IdanimError
-
-
-class FrameGroupNorm(nn.GroupNorm):
-    """GroupNorm over each frame of [B, C, F, h, w] by itself.
-
-    AnimateDiff and ID-Animator normalise frames one by one before the motion module; diffusers does it over
-    all frames jointly, which changes the video by a third of its range. Parameter names are the same.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, F, h, w] → the same shape."""
-        batch, channels, frames, height, width = x.shape
-        folded = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
-        return super().forward(folded).unflatten(0, (batch, frames)).transpose(1, 2)
-
-
-def normalise_frames_separately(unet: nn.Module) -> None:
-    """Replace the joint GroupNorm of every motion module by `FrameGroupNorm`, keeping its weights."""
-    for name, module in unet.named_modules():
-        if name.rpartition(".")[0].endswith("motion_modules"):
-            joint = module.norm
-            module.norm = FrameGroupNorm(joint.num_groups, joint.num_channels, eps=joint.eps)
-            module.norm.load_state_dict(joint.state_dict())
-            module.norm.to(device=joint.weight.device, dtype=joint.weight.dtype)
 
 
 def animatediff_scheduler() -> DDIMScheduler:

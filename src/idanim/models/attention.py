@@ -74,12 +74,14 @@ class FaceAttention(nn.Module):
     .. math:: Z = \mathrm{Attn}(Q, K_t, V_t) + \lambda \, \mathrm{Attn}(Q, K_i, V_i)
 
     λ is `scale`. With `lora_rank` > 0 the text path gets low-rank additions on q, k, v and out, as in the
-    official checkpoint; `scale` does not switch those off.
+    official checkpoint; `scale` does not switch those off. Of the context the last `num_references` · `num_tokens`
+    are the face's.
     """
 
     def __init__(self, hidden_dim: int, context_dim: int, num_tokens: int, scale: float, lora_rank: int = 0) -> None:
         super().__init__()
         self.num_tokens = num_tokens
+        self.num_references = 1
         self.scale = scale
         self.lora_scale = 1.0
         self.to_k_face = nn.Linear(context_dim, hidden_dim, bias=False)
@@ -93,7 +95,8 @@ class FaceAttention(nn.Module):
 
     def forward(self, attn: Any, hidden_states: Tensor, context: Tensor) -> Tensor:
         """Attention of [B, S, E] on [text | id tokens] [V or B, L + Q, D] → [B, S, E]."""
-        text, face = context[:, : -self.num_tokens], context[:, -self.num_tokens :]
+        of_face = self.num_tokens * self.num_references
+        text, face = context[:, :-of_face], context[:, -of_face:]
         query, key, value = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
         if self.has_lora:
             query = query + self.lora_scale * self.to_q_lora(hidden_states)

@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idanim.models import sd15
-from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler, normalise_frames_separately
+from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.backbone import DTYPES
 from idanim.models.checkpoint import load_strictly
+from idanim.models.group_norm import normalise_residual_blocks_jointly
 from idanim.models.lora import add_lora
 from idanim.models.motion import POSITION_TABLE, MotionFile, read_motion, to_diffusers
+from idanim.models.sparse_control import follow_official_numerics
 from idanim.models.weight_file import WeightFile, read_weights
 from idanim.models.weight_kind import SPARSE_CONTROL, require_kind
 from idanim.types import IdanimError
@@ -37,7 +39,7 @@ def load_animatediff(
         base: SD1.5 as a folder in diffusers layout, or as a single file with LDM keys.
         motion: motion module file, .ckpt or .safetensors.
         tokenizer: folder with vocab.json and merges.txt; by default `<base>/tokenizer`.
-        vae: folder in diffusers layout in place of the base's own VAE.
+        vae: folder in diffusers layout, or a file, in place of the base's own VAE.
         loras: file → weight, for LoRAs and motion LoRAs; added for good.
         motion_version: "v1", "v2" or "v3" when it must be that one.
         dtype: "float32", "bfloat16" or "float16".
@@ -54,9 +56,11 @@ def load_animatediff(
     own_vae, text = parts.vae, parts.text_encoder
     unet = motion_unet(parts.unet, modules, f"{path} with {modules.path}", parts.sizes)
     if vae is not None:
-        own_vae = AutoencoderKL.from_pretrained(_folder(vae, "vae"), local_files_only=True)
+        own_vae = _vae(Path(vae).expanduser())
     if own_vae is None:
-        raise IdanimError(f"{path}: this checkpoint has no VAE in it; give one with vae=<folder in diffusers layout>")
+        raise IdanimError(
+            f"{path}: this checkpoint has no VAE in it; give one with vae=<file, or folder in diffusers layout>"
+        )
     for lora, weight in (loras or {}).items():
         add_lora(unet, text, lora, weight)
     words = CLIPTokenizer.from_pretrained(_folder(tokenizer or str(path / "tokenizer"), "tokenizer"))
@@ -101,9 +105,19 @@ def _from_single_file(path: Path) -> _Parts:
     load_strictly(text, file.text_encoder, f"{path}, text encoder")
     if file.vae is None:
         return _Parts(file.unet, sd15.UNET, None, text)
+    return _Parts(file.unet, sd15.UNET, _built_vae(file.vae, f"{path}, VAE"), text)
+
+
+def _vae(path: Path) -> AutoencoderKL:
+    if path.is_dir():
+        return AutoencoderKL.from_pretrained(path, local_files_only=True)
+    return _built_vae(sd15.read_vae(path), str(path))
+
+
+def _built_vae(state: Mapping[str, Tensor], source: str) -> AutoencoderKL:
     vae = AutoencoderKL(**sd15.VAE)
-    load_strictly(vae, file.vae, f"{path}, VAE")
-    return _Parts(file.unet, sd15.UNET, vae, text)
+    load_strictly(vae, state, source)
+    return vae
 
 
 def motion_unet(
@@ -123,6 +137,8 @@ def motion_unet(
         motion_max_seq_length=motion.max_frames or 32,
     )
     load_strictly(unet, _with_tables(unet, {**spatial, **motion.state}), source)
+    if motion.version == "v1":
+        normalise_residual_blocks_jointly(unet)
     return unet
 
 
@@ -151,6 +167,6 @@ def build_sparse_control(file: WeightFile) -> SparseControlNetModel:
         concat_conditioning_mask=True,
         use_simplified_condition_embedding=is_rgb,
     )
-    normalise_frames_separately(model)
+    follow_official_numerics(model)
     load_strictly(model, _with_tables(model, state), str(file.path))
     return model

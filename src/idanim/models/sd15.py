@@ -12,6 +12,7 @@ from torch import Tensor
 
 from idanim.models.weight_file import WeightFile, read_weights
 from idanim.models.weight_kind import SD15, require_kind
+from idanim.models.weight_kind import VAE as VAE_KIND
 from idanim.types import IdanimError
 
 UNET: dict[str, Any] = {
@@ -82,12 +83,38 @@ def parse_single_file(file: WeightFile) -> SingleFile:
     text = {key: t for key, t in tensors.items() if key.startswith(_TEXT)}
     # The converters change their input and pass over keys that they don't know.
     new_unet = convert_ldm_unet_checkpoint(dict(unet), {"layers_per_block": UNET["layers_per_block"]})
-    new_vae = convert_ldm_vae_checkpoint(dict(vae), VAE) if vae else None
-    unknown += _passed_over(unet, new_unet) + (_passed_over(vae, new_vae) if new_vae is not None else [])
+    unknown += _passed_over(unet, new_unet)
     if unknown:
         raise IdanimError(f"{file.path}: unknown key {unknown[0]} in an SD1.5 checkpoint ({len(unknown)} in all)")
+    new_vae = _converted_vae(file.path, vae) if vae else None
     prefix = f"{_TEXT}text_model."
     return SingleFile(file.path, new_unet, new_vae, {key.removeprefix(prefix): t for key, t in text.items()})
+
+
+def read_vae(path: str | Path) -> dict[str, Tensor]:
+    """Read a VAE file of its own, such as vae-ft-mse-840000-ema-pruned, with LDM or diffusers keys.
+
+    Returns:
+        Tensors by diffusers' key names.
+
+    Raises:
+        IdanimError: damaged, of another kind, or with unknown keys; the message names them.
+    """
+    file = read_weights(path)
+    require_kind(file, VAE_KIND)
+    tensors = {key.removeprefix(_VAE): tensor for key, tensor in file.tensors.items()}
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("loss.", "model_ema."))}
+    if any(".down_blocks." in key for key in tensors):
+        return tensors
+    return _converted_vae(file.path, {f"{_VAE}{key}": tensor for key, tensor in tensors.items()})
+
+
+def _converted_vae(path: Path, vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    converted = convert_ldm_vae_checkpoint(dict(vae), VAE)
+    unknown = _passed_over(vae, converted)
+    if unknown:
+        raise IdanimError(f"{path}: unknown key {unknown[0]} in an SD1.5 VAE ({len(unknown)} in all)")
+    return converted
 
 
 def _passed_over(source: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> list[str]:

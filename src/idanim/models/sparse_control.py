@@ -5,10 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AnimateDiffSparseControlNetPipeline, DDIMScheduler, SparseControlNetModel
-from torch import Tensor
+from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetConditioningEmbedding
+from torch import Tensor, nn
 
 from idanim.models.animatediff import AnimateDiffBackbone
+from idanim.models.group_norm import normalise_frames_separately
+
+
+class ConditionEmbedding(nn.Module):
+    """The scribble kind's embedding of pixels, in float64 where it runs on a CPU. Parameter names are the same.
+
+    Frames without a condition are flat. Float32 rounding of a convolution differs from pixel to pixel, and the
+    GroupNorms after it magnify what differs in a flat picture up to a thousand times.
+
+    Args:
+        plain: diffusers' module, whose layers it takes.
+    """
+
+    def __init__(self, plain: SparseControlNetConditioningEmbedding) -> None:
+        super().__init__()
+        self.conv_in, self.blocks, self.conv_out = plain.conv_in, plain.blocks, plain.conv_out
+
+    def forward(self, conditioning: Tensor) -> Tensor:
+        """Pixels and mask [B·F, C, H, W] → [B·F, E, h, w] in the same type."""
+        # Other devices are slow in float64, or have none.
+        exact = torch.float64 if conditioning.device.type == "cpu" else conditioning.dtype
+        x = conditioning.to(exact)
+        for conv in (self.conv_in, *self.blocks):
+            x = F.silu(_convolved(x, conv))
+        return _convolved(x, self.conv_out).to(conditioning.dtype)
+
+
+def _convolved(x: Tensor, conv: Any) -> Tensor:
+    return F.conv2d(x, conv.weight.to(x.dtype), conv.bias.to(x.dtype), conv.stride, conv.padding)
+
+
+def follow_official_numerics(controlnet: SparseControlNetModel) -> None:
+    """Make diffusers' network agree with the official one: motion modules normalised frame by frame, and see above."""
+    normalise_frames_separately(controlnet)
+    if isinstance(controlnet.controlnet_cond_embedding, SparseControlNetConditioningEmbedding):
+        controlnet.controlnet_cond_embedding = ConditionEmbedding(controlnet.controlnet_cond_embedding)
 
 
 class SparseControlPipeline(AnimateDiffSparseControlNetPipeline):

@@ -52,10 +52,17 @@ def read_weights(path: str | Path) -> WeightFile:
         raise IdanimError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(512)
+    if _is_safetensors(head, path.stat().st_size):  # first, as its length in front may look like anything else
+        return _read_safetensors(path)
     _refuse_what_is_no_weights(path, head)
     if head.startswith((_PICKLE, _ZIP)):
         return WeightFile(path, _unwrapped(_read_torch(path)), {})
     return _read_safetensors(path)
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether it begins with the length of a JSON header, 8 bytes, and that header."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size
 
 
 def _refuse_what_is_no_weights(path: Path, head: bytes) -> None:

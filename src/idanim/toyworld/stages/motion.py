@@ -9,7 +9,7 @@ from diffusers import UNetMotionModel
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from idanim.models.animatediff import normalise_frames_separately
+from idanim.models.group_norm import normalise_frames_separately
 from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
 from idanim.toyworld.stages.backbone import (
     NULL_TEXT_PROB,
