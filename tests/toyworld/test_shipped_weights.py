@@ -5,6 +5,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from idanim.faces.align import aligned_crop
+from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.toyworld.captions import caption
@@ -15,9 +18,12 @@ from idanim.toyworld.renderer import render
 from idanim.toyworld.shipped import WEIGHTS_DIR, shipped
 from idanim.toyworld.stages.reader import attribute_accuracy
 from idanim.toyworld.weights import load_action_reader, load_reader
+from idanim.video import to_uint8
 
 pytestmark = pytest.mark.skipif(not WEIGHTS_DIR.is_dir(), reason="run `make toy-weights` first")
 NUM_PEOPLE = 40
+NUM_GENERATED = 12
+LEAST_SIMILARITY_GAIN = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,30 @@ def test_the_text_to_video_model_follows_prompts(scene: Scene, backbone: Animate
         frames.append(made[4] * 2 - 1)
     accuracy = attribute_accuracy(load_reader(), torch.stack(frames), wanted)
     assert sum(accuracy[name] for name in ("background", "shirt", "hat")) / 3 > 0.8
+
+
+def test_the_shipped_adapter_draws_the_person_of_the_reference_and_not_a_stranger(
+    scene: Scene, clips: torch.Tensor, backbone: AnimateDiffBackbone
+) -> None:
+    """Gate 3 on a few people: their references, prompts that have nothing to do with them, through the real classes."""
+    engine = ToyFaceEngine(shipped("faces"), "b")
+    encoder = ClipFaceEncoder.from_pretrained(shipped("image_encoder"))
+    adapter = FaceAdapter.from_file(shipped("adapter.safetensors"), backbone, dim_head=24)
+    sampler = Sampler(backbone, encoder, adapter)
+    settings = SamplingSettings(8, 32, 32, 10, 3.0, "", 8)
+    own, others, motions = [], [], []
+    references = to_uint8(clips[0::2, 2])
+    vectors = embed(engine, clips[0::2, 2])
+    for person in range(NUM_GENERATED):
+        crop = aligned_crop(references[person], engine.detect(references[person])[0].landmarks, 32)
+        text = caption(scene.attributes, NUM_PEOPLE + person)
+        video = sampler.generate([crop], text, person, settings).frames
+        found = embed(engine, torch.from_numpy(video[4:5]).permute(0, 3, 1, 2).float() / 127.5 - 1) @ vectors.T
+        own.append(found[0, person])
+        others.append(np.delete(found[0], person).mean())
+        motions.append(np.abs(np.diff(video.astype(float), axis=0)).mean())
+    assert np.mean(own) - np.mean(others) > LEAST_SIMILARITY_GAIN
+    assert min(motions) > 0
 
 
 def test_the_reference_encoder_loads() -> None:
