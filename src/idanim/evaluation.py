@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import wandb
 from tqdm import tqdm
 
-from idanim.assembly import load_sampler, sampling_settings
+from idanim.assembly import load_sampler, pick_device, sampling_settings
 from idanim.config import Run, build
 from idanim.faces.engine import FaceEngine
-from idanim.files import write_json, write_text
+from idanim.files import sha256, write_json, write_text
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.grid import NOBODY, Cell, grid
 from idanim.metrics.people import Person, people_from_photos
@@ -38,7 +36,9 @@ GRID_PROMPTS = 6
 GRID_FRAMES = 3
 LOGGED_VIDEOS = 32
 
-Loader = Callable[[Path, Mapping[str, Any], str, float | None], tuple[Sampler, dict[str, Any]]]
+Loader = Callable[
+    [Path, Mapping[str, Any], str, float | None, Mapping[str, Any] | None], tuple[Sampler, dict[str, Any]]
+]
 _log = logging.getLogger(__name__)
 
 
@@ -131,10 +131,13 @@ def _generate(
     config = run.config
     prompts = load_prompts(config["prompts"])
     ckpt = Path(config["ckpt"]).expanduser()
-    sampler, trained = load(ckpt, config["model"], _device(config["device"]), config["scale"])
+    device = pick_device(config["device"])
+    sampler, trained = load(ckpt, config["model"], device, config["scale"], config["backbone"])
     settings = sampling_settings(trained, **config["sampling"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
-    source = {"checkpoint": _digest(ckpt), "scale": config["scale"], "model": config["model"]}
+    source = {"checkpoint": sha256(ckpt), "scale": config["scale"], "model": config["model"]}
+    if config["backbone"] is not None:
+        source["backbone"] = config["backbone"]
     cells = grid(
         MAIN_SYSTEM, [person.identity for person in people if not person.is_stranger], prompts, config["seeds"]
     )
@@ -182,17 +185,6 @@ def fill_grid(
     if done:
         _log.info("%d of %d videos were there already", done, len(cells))
     return videos
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- scoring

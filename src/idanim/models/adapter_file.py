@@ -74,6 +74,11 @@ class AdapterFile:
         return tuple(self.state[key].shape)
 
     @property
+    def feature_dim(self) -> int:
+        """Width of the face features that a resampler takes."""
+        return self.shape(f"{PROJECTION}proj_in.weight")[1]
+
+    @property
     def lora_rank(self) -> int:
         """Rank of the low-rank additions; 0 = it has none."""
         ranks = {t.shape[0] for key, t in self.state.items() if key.endswith("_lora.down.weight")}
