@@ -173,6 +173,23 @@ def _build_resampler(file: AdapterFile, prefix: str, dim_head: int, num_queries:
 # -------------------------------------------------------------------------------------------- writing
 
 
+def write_adapter_file(path: Path, state: Mapping[str, Tensor], layout: str) -> None:
+    """Write an adapter for other programs.
+
+    Args:
+        path: file to write.
+        state: tensors by our key names.
+        layout: "official" (animator.ckpt) or "ip_adapter" (.bin or .safetensors).
+
+    Raises:
+        IdanimError: there is no such layout, or it can't hold this adapter.
+    """
+    writers = {"official": write_official, "ip_adapter": write_ip_adapter}
+    if layout not in writers:
+        raise IdanimError(f"layout={layout!r}: expected one of {', '.join(writers)}")
+    writers[layout](path, state)
+
+
 def write_official(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write as the official `animator.ckpt`: {"state_dict": {"module.image_proj_model.…", …}}."""
     _write_torch(path, {"state_dict": {f"{PARALLEL_PREFIX}{key}": tensor for key, tensor in state.items()}})
