@@ -301,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # see idanim.config.program
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
