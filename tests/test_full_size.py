@@ -45,7 +45,7 @@ def test_true_sizes_train_and_generate_within_20_gib(shards: Path, tmp_path: Pat
     data = [f"data.shards={shards}", "data.batch_size=1", f"output={trained}", "logger=csv"]
     run(str(ROOT / "train.py"), "experiment=paper", *models, *steps, *data)
     (log,) = trained.rglob("metrics.csv")
-    losses = [float(row["train/loss"]) for row in csv.DictReader(log.open()) if row["train/loss"]]
+    losses = [float(row["train/loss"]) for row in csv.DictReader(log.read_text().splitlines()) if row["train/loss"]]
     assert losses
     assert all(math.isfinite(loss) for loss in losses)
     state = read_adapter_file(trained / "adapter.safetensors").state
