@@ -17,6 +17,7 @@ from idanim.config import (
     missing_keys,
     name_jobs_by_what_varies,
     plain_arguments,
+    replace_values,
     restore,
     storable,
 )
@@ -110,6 +111,10 @@ def test_jobs_are_named_by_what_varies() -> None:
     (override,) = name_jobs_by_what_varies(arguments)
     assert parsed(override) == ["data.shards", "trainer"]
     assert name_jobs_by_what_varies(arguments[1:2]) == []
+
+
+def test_another_name_of_a_key() -> None:
+    assert plain_arguments(["reference=a b.jpg"], aliases={"reference": "references"}) == ['references="a b.jpg"']
 
 
 def test_positional_argument() -> None:
@@ -227,7 +232,11 @@ def test_a_stored_configuration_comes_back() -> None:
 
 def test_overrides_replace_stored_values() -> None:
     stored = storable(make_run([]))
-    assert restore("train", stored, {"backbone": {"model": {"seed": 9}}})["backbone"]["model"]["seed"] == 9
+    config = restore("train", stored)
+    target = config["backbone"]["model"]["_target_"]
+    replace_values(config, {"backbone": {"model": {"seed": 9}}, "seed": 3})
+    assert config["backbone"]["model"] == {"_target_": target, "seed": 9}
+    assert config["seed"] == 3
 
 
 def test_nothing_to_build_is_ever_read_from_a_file() -> None:
@@ -260,13 +269,13 @@ def run_program(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
 
 
-@pytest.mark.parametrize("program", [["train.py"], ["-m", "idanim.curate"]])
+@pytest.mark.parametrize("program", [["train.py"], ["-m", "idanim.generate"]])
 def test_programs_refuse_a_wrong_key_in_words(program: list[str], tmp_path: Path) -> None:
     root = CONF_DIR.parent
     command = [str(root / part) if part.endswith(".py") else part for part in program]
     result = run_program(*command, "outptu=x", cwd=tmp_path)
     assert result.returncode == 1
-    assert "did you mean output?" in result.stderr
+    assert "did you mean output" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import wandb
 from drawn_people import draw_face, make_shards
+from toy_people import TOY_BACKBONE, take_photos, write_official_file
 
-from idanim.config import Run, restore
+from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
 from idanim.generation.sampler import SamplingSettings
 from idanim.metrics.videos import read_record
@@ -77,7 +78,7 @@ def run(output, engine="drawn/1", **values):
 
 def loader(sampler, shards):
     trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING, "prompts": "toy"}, "data": {"shards": str(shards)}}
-    return lambda ckpt, overrides, device, scale, initial=False: (sampler, trained)
+    return lambda ckpt, overrides, device, scale, backbone, initial=False: (sampler, trained)
 
 
 def evaluate_grid(output, ckpt, shards, sampler, **values):
@@ -120,6 +121,24 @@ def own_similarity(person):
     base = np.random.default_rng(person).standard_normal(16)
     noisy = base + 0.1 * np.random.default_rng([person, 0]).standard_normal(16)
     return float(base @ noisy / np.linalg.norm(base) / np.linalg.norm(noisy))
+
+
+def test_an_adapter_file_of_others_is_scored(tmp_path):
+    """An official file has no configuration stored: its models are those of the group `backbone`."""
+    official = write_official_file(tmp_path / "animator.ckpt")
+    take_photos(tmp_path / "photos", ["ada.png", "bob.png"])
+    config = restore("evaluate", {"choices": {"logger": "csv", "faces": "toy"}, "values": {}})
+    small = {"num_frames": 2, "num_inference_steps": 2}
+    values = {"ckpt": str(official), "references": str(tmp_path / "photos"), "prompts": ["a person"], "sampling": small}
+    replace_values(config, values)
+    with pytest.raises(IdanimError, match=r"does not say which models.*backbone=public"):
+        evaluate(Run(config, tmp_path / "out", {}, "abc"))
+    replace_values(config, {"backbone": TOY_BACKBONE})
+    result = evaluate(Run(config, tmp_path / "out", {}, "abc"))
+    assert result["summary"]["face_similarity"]["n"] == 2
+    assert result["source"]["backbone"] == TOY_BACKBONE
+    with pytest.raises(IdanimError, match=r"give data\.shards=<folder of shards> or references="):
+        evaluate(Run(config | {"references": None}, tmp_path / "again", {}, "abc"))
 
 
 def test_interrupted_run_goes_on_where_it_stopped(tmp_path, ckpt, shards):

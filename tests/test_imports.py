@@ -25,7 +25,17 @@ MAY_IMPORT = {
     "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
-ENTRY_POINTS = {"assembly", "compare", "curate", "evaluation", "previews", "shard_people", "weights"}
+ENTRY_POINTS = {
+    "assembly",
+    "compare",
+    "curate",
+    "evaluation",
+    "generate",
+    "person_videos",
+    "previews",
+    "shard_people",
+    "weights",
+}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from toy_people import ADAPTER, write_official_file
 
 from idanim import weights
+from idanim.models.adapter_file import read_adapter_file
+from idanim.models.checkpoint import read_adapter, write_adapter
 from idanim.types import IdanimError
 from idanim.weights import CATALOGUE, chosen, main
 
@@ -186,6 +189,53 @@ def test_hashes_are_hashes_and_say_where_they_were_seen() -> None:
     for file in CATALOGUE:
         assert re.fullmatch(r"[0-9a-f]{64}|", file.sha256), file.name
         assert (file.hash_seen in ("repository", "copies")) == bool(file.sha256), file.name
+
+
+def test_fake_files_lie_where_the_real_ones_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "fake"
+    names = ["sd15-unet-config", "sd15-merges", "plus-face"]
+    main(["fake", str(folder), *names, "--dtype", "float16"])
+    file = read_adapter_file(chosen(["plus-face"])[0].local(folder))
+    assert (file.layout, file.feature_dim, file.lora_rank) == ("ip_adapter", 1280, 0)
+    assert {t.dtype for t in file.state.values()} == {torch.float16}
+    assert all(t.isfinite().all() for t in file.state.values())
+    run(folder, "verify", *names)
+    run(folder, "list", *names)
+    assert "holds stand-ins with random values" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds stand-ins, not the real files"):
+        run(folder, "pull", "plus-face")
+    with pytest.raises(SystemExit, match="holds files already"):
+        main(["fake", str(tmp_path), "sd15-merges"])
+
+
+def test_export_writes_every_format(tmp_path: Path) -> None:
+    state, config = read_adapter_file(ADAPTER).state, {"choices": {"backbone": "toy"}, "values": {}}
+    own = tmp_path / "adapter.safetensors"
+    write_adapter(own, state, config)
+    for name, layout in (("animator.ckpt", "official"), ("x.bin", "ip_adapter"), ("x.safetensors", "ip_adapter")):
+        main(["export", str(own), str(tmp_path / name), "--format", layout])
+        read = read_adapter_file(tmp_path / name)
+        assert read.layout == layout
+        assert read.state.keys() == state.keys()
+        assert all(torch.equal(read.state[key], state[key]) for key in state)
+    lightning = {"state_dict": state, "ema_state_dict": {k: 2 * t for k, t in state.items()}, "idanim_config": config}
+    torch.save(lightning, tmp_path / "last.ckpt")
+    main(["export", str(tmp_path / "last.ckpt"), str(tmp_path / "ema.safetensors"), "--format", "idanim"])
+    read_again = read_adapter(tmp_path / "ema.safetensors")
+    assert read_again.config == config
+    assert all(torch.equal(read_again.state[key], 2 * state[key]) for key in state)
+
+
+def test_export_says_what_does_not_fit(tmp_path: Path) -> None:
+    official = str(write_official_file(tmp_path / "animator.ckpt"))
+    main(["export", official, str(tmp_path / "x.bin"), "--format", "ip_adapter"])
+    for arguments, words in (
+        ([official, "x.safetensors", "--format", "idanim"], "no state_dict and configuration in it.*stores it"),
+        ([official, "x.safetensors", "--format", "official"], "official ends in .ckpt or .bin"),
+        (["nowhere.ckpt", "x.ckpt", "--format", "official"], "there is no such file"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            main(["export", *arguments])
 
 
 def test_names_and_places_are_unique() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,17 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from idanim.config import build, restore
+from idanim.config import build, replace_values, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
+from idanim.models.adapter_file import ProjectionKind, read_adapter_file
 from idanim.models.backbone import Backbone
-from idanim.models.checkpoint import AtomicCheckpointIO, load_strictly, read_adapter
+from idanim.models.checkpoint import AtomicCheckpointIO, NoStoredConfigError, load_strictly, read_adapter
 from idanim.models.encoder import FaceEncoder
+from idanim.types import IdanimError
+
+OFFICIAL_SCALE = 0.8
+"""λ of Eq. 1 in the official inference script, for adapter files that don't say theirs."""
 
 
 class Models(NamedTuple):
@@ -62,31 +68,58 @@ def sampling_settings(config: Mapping[str, Any], **changes: Any) -> SamplingSett
 
 
 def load_sampler(
-    ckpt: Path, overrides: Mapping[str, Any], device: str, scale: float | None = None, initial: bool = False
+    ckpt: Path,
+    overrides: Mapping[str, Any],
+    device: str,
+    scale: float | None = None,
+    backbone: Mapping[str, Any] | None = None,
+    initial: bool = False,
 ) -> tuple[Sampler, dict[str, Any]]:
-    """Rebuild what a checkpoint was trained with and load its adapter.
+    """Build the models that an adapter belongs to and load it.
+
+    A checkpoint of `train.py` says itself what it was trained with. Any other adapter file (official, IP-Adapter)
+    says only its own sizes: its backbone and face encoder are those of `backbone`.
 
     Args:
-        ckpt: `adapter.safetensors` or a training checkpoint.
+        ckpt: `adapter.safetensors`, a training checkpoint, or an adapter file of others.
         overrides: values that replace stored ones, nested like the training configuration; for instance
             where the weights lie on this machine.
         device: where the models go.
-        scale: λ of Eq. 1; None = as trained.
+        scale: λ of Eq. 1; None = as trained, `OFFICIAL_SCALE` where the file does not say.
+        backbone: the config group's content; in place of a stored one if given.
         initial: take the weights that training started from, not the trained ones.
 
     Returns:
-        The sampler and the training configuration it was built from.
+        The sampler and the configuration it was built from, of an adapter file without `data.shards`.
 
     Raises:
-        IdanimError: the file can't be read, or does not fit the architecture of its configuration.
+        IdanimError: the file can't be read, does not fit the architecture of its configuration, or has none
+            and no backbone is given.
     """
-    checkpoint = read_adapter(ckpt)
-    config = restore("train", checkpoint.config, overrides)
-    if not initial:
-        config["adapter"]["init"] = None  # all weights come from the checkpoint
-    models = build_models(config)
-    if not initial:
-        load_strictly(models.adapter, checkpoint.state, str(ckpt))
+    try:
+        checkpoint = read_adapter(ckpt)
+    except NoStoredConfigError as error:
+        if backbone is None:
+            raise IdanimError(
+                f"ckpt={str(ckpt)!r}: the file does not say which models its adapter belongs to; "
+                "name them: add for instance backbone=public"
+            ) from error
+        if initial:
+            raise IdanimError(f"ckpt={str(ckpt)!r}: the file does not say what its training started from") from error
+        given = copy.deepcopy(dict(backbone))
+        config = {"backbone": given, "encoder": {"model": given["image_encoder"]}, "data": {"shards": None}}
+        replace_values(config, overrides)
+        models = _build_around(ckpt, config)
+    else:
+        config = restore("train", checkpoint.config)
+        if backbone is not None:
+            _exchange_backbone(config, backbone)
+        replace_values(config, overrides)
+        if not initial:
+            config["adapter"]["init"] = None  # all weights come from the checkpoint
+        models = build_models(config)
+        if not initial:
+            load_strictly(models.adapter, checkpoint.state, str(ckpt))
     if scale is not None:
         models.adapter.scale = scale
     for model in models:
@@ -94,3 +127,35 @@ def load_sampler(
             model.to(device)
     models.adapter.requires_grad_(False)
     return Sampler(*models), config
+
+
+def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> None:
+    """Put another backbone into a configuration, with its image encoder where the old one's own was used."""
+    if config["encoder"]["model"] == config["backbone"]["image_encoder"]:
+        config["encoder"]["model"] = backbone["image_encoder"]
+    config["backbone"] = copy.deepcopy(dict(backbone))
+
+
+def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
+    """The models of an adapter file that has no configuration stored."""
+    file = read_adapter_file(ckpt)  # before the large models are loaded
+    if file.projection is not ProjectionKind.RESAMPLER:
+        raise IdanimError(
+            f"{ckpt}: this adapter has a {file.projection}; only those with a resampler over CLIP tokens run"
+        )
+    encoder = build(config["encoder"]["model"])
+    if file.feature_dim != encoder.feature_dim:
+        raise IdanimError(
+            f"{ckpt}: this adapter takes face features of width {file.feature_dim}, "
+            f"but the image encoder of this backbone gives {encoder.feature_dim}"
+        )
+    backbone = build(config["backbone"]["model"])
+    dim_head = config["backbone"]["resampler"]["dim_head"]
+    return Models(backbone, encoder, FaceAdapter.of_file(file, backbone, OFFICIAL_SCALE, dim_head))
+
+
+def pick_device(name: str) -> str:
+    """The device that `device=<name>` means; "auto" is the first GPU where there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

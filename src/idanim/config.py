@@ -31,8 +31,18 @@ from omegaconf.errors import OmegaConfBaseException
 from idanim.types import IdanimError
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
-PATH_KEYS = ("input", "output", "ckpt", "references", "videos", "data.shards", "data.latents", "faces.root")
-TEXT_KEYS = (*PATH_KEYS, "faces.pack", "sampling.negative_prompt", "captions.text")
+PATH_KEYS = (
+    "input",
+    "output",
+    "ckpt",
+    "references",
+    "videos",
+    "weights",
+    "data.shards",
+    "data.latents",
+    "faces.root",
+)
+TEXT_KEYS = (*PATH_KEYS, "prompt", "faces.pack", "sampling.negative_prompt", "captions.text")
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
@@ -69,12 +79,15 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
         raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
 
 
-def program(config_name: str, positional: str | None = None) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
+def program(
+    config_name: str, positional: str | None = None, aliases: Mapping[str, str] | None = None
+) -> Callable[[Callable[[Run], None]], Callable[[], None]]:
     """Make a function of a `Run` a command-line program.
 
     Args:
         config_name: file in `conf/` without its ending.
         positional: key that a bare first argument stands for, if the program takes one.
+        aliases: other name → key, for a name that Hydra would take for a config group.
     """
 
     def decorate(task: Callable[[Run], None]) -> Callable[[], None]:
@@ -85,8 +98,9 @@ def program(config_name: str, positional: str | None = None) -> Callable[[Callab
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+            os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # advice to install more
             try:
-                sys.argv[1:] = plain_arguments(sys.argv[1:], positional)
+                sys.argv[1:] = plain_arguments(sys.argv[1:], positional, aliases)
                 check_overrides(config_name, sys.argv[1:])
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
@@ -133,7 +147,9 @@ def git_sha() -> str:
 # ---------------------------------------------------------------------------------------- plain values
 
 
-def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> list[str]:
+def plain_arguments(
+    arguments: Iterable[str], positional: str | None = None, aliases: Mapping[str, str] | None = None
+) -> list[str]:
     """Quote the values that Hydra's grammar would refuse or take for something else.
 
     Text keys are taken letter by letter. Any other value that does not parse is text. Outside a sweep
@@ -148,7 +164,8 @@ def plain_arguments(arguments: Iterable[str], positional: str | None = None) -> 
     for argument in arguments:
         match = _ASSIGNMENT.match(argument)
         if match:
-            result.append(_plain_assignment(match["key"], match["value"], sweeping))
+            key = (aliases or {}).get(match["key"], match["key"])
+            result.append(_plain_assignment(key, match["value"], sweeping))
         elif positional and not argument.startswith("-"):
             result.append(_plain_assignment(positional, argument, sweeping))
         else:
@@ -283,7 +300,7 @@ def _without_targets(node: Any) -> Any:
     return node
 
 
-def restore(config_name: str, stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def restore(config_name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Compose the configuration that `storable` described.
 
     What to build (`_target_`) comes from this package's own `conf/`, never from the file.
@@ -291,7 +308,6 @@ def restore(config_name: str, stored: Mapping[str, Any], overrides: Mapping[str,
     Args:
         config_name: the program whose configuration was stored.
         stored: what `storable` returned.
-        overrides: values that replace stored ones, nested like the configuration.
 
     Raises:
         IdanimError: damaged, or a group option that this version does not have.
@@ -314,15 +330,19 @@ def restore(config_name: str, stored: Mapping[str, Any], overrides: Mapping[str,
             cfg = hydra.compose(config_name, overrides=groups)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    # Merged as plain values: nothing in the file is interpolated.
-    for changes in (_without_targets(values), dict(overrides or {})):
-        _replace(config, changes)
+    replace_values(config, _without_targets(values))
     return {str(k): v for k, v in config.items()}
 
 
-def _replace(config: dict[Any, Any], changes: Mapping[str, Any]) -> None:
+def replace_values(config: dict[Any, Any], changes: Mapping[str, Any]) -> None:
+    """Put values into a configuration in place, key by key; nothing in them is interpolated.
+
+    Args:
+        config: a resolved configuration.
+        changes: values nested like it.
+    """
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
-            _replace(config[key], value)
+            replace_values(config[key], value)
         else:
             config[key] = value

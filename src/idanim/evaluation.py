@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import wandb
 from tqdm import tqdm
 
-from idanim.assembly import load_sampler, sampling_settings
+from idanim.assembly import load_sampler, pick_device, sampling_settings
 from idanim.config import Run, build
 from idanim.faces.engine import FaceEngine
-from idanim.files import write_json, write_text
+from idanim.files import sha256, write_json, write_text
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.grid import NOBODY, Cell, grid
 from idanim.metrics.people import Person, people_from_photos
@@ -89,7 +87,7 @@ def _people(
     config: Mapping[str, Any], engine: FaceEngine, shards: str | Sequence[str] | None, names: Sequence[str] | None
 ) -> list[Person]:
     """The people of the evaluation, from photos or shards; with `names` all of those, and others as strangers."""
-    counts = tuple(config[name] for name in ("num_identities", "num_references", "num_strangers"))
+    counts = config["num_identities"], config["num_references"], config["num_strangers"]
     if config["references"] is not None:
         folder = Path(config["references"]).expanduser()
         return people_from_photos(folder, engine, names, *counts, config["scoring"]["reference_size_px"])
@@ -132,12 +130,14 @@ def _generate(
     unknown = sorted(set(config["systems"]) - set(SYSTEMS))
     if unknown or not config["systems"]:
         raise IdanimError(f"systems={config['systems']}: expected some of {', '.join(SYSTEMS)}")
-    options = (config["model"], _device(config["device"]), config["scale"])
+    options = (config["model"], pick_device(config["device"]), config["scale"], config["backbone"])
     sampler, trained = load(ckpt, *options)
     settings = sampling_settings(trained, **config["sampling"])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
-    source = {"checkpoint": _digest(ckpt), "scale": config["scale"], "model": config["model"]}
+    source = {"checkpoint": sha256(ckpt), "scale": config["scale"], "model": config["model"]}
+    if config["backbone"] is not None:
+        source["backbone"] = config["backbone"]
     shown = [person.identity for person in people if not person.is_stranger]
     videos: dict[Path, VideoRecord] = {}
     for system in config["systems"]:
@@ -186,17 +186,6 @@ def fill_grid(
     if done:
         _log.info("%d of %d videos were there already", done, len(cells))
     return videos
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- scoring

@@ -17,6 +17,7 @@ from types import TracebackType
 import av
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from idanim.types import IdanimError, UInt8Array
@@ -305,4 +306,18 @@ def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17) -> bytes:
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             container.mux(video.encode(frame.reformat(format="yuv420p", threads=1)))  # see _upright
         container.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def encode_gif(frames: UInt8Array, fps: float) -> bytes:
+    """Encode an endless GIF, at most 256 colours a frame; its clock ticks in hundredths of a second.
+
+    Args:
+        frames: [F, H, W, 3] uint8 RGB.
+        fps: frames per second.
+    """
+    stream = io.BytesIO()
+    first, *others = (Image.fromarray(rgb) for rgb in frames)
+    duration_ms = max(20, 10 * round(100 / fps))
+    first.save(stream, "GIF", save_all=True, append_images=others, duration=duration_ms, loop=0)
     return stream.getvalue()

@@ -3,6 +3,8 @@
     python -m idanim.weights list   [name…] [--folder weights]
     python -m idanim.weights pull   name… | --all
     python -m idanim.weights verify [name…]
+    python -m idanim.weights fake   <folder> [name…]            random values in their place, to try things out
+    python -m idanim.weights export <ckpt> <file> --format …    an adapter for other programs
 
 Files come from the Hugging Face Hub (`HF_ENDPOINT` names a mirror), into `<folder>/<repository>/<path>`.
 """
@@ -10,7 +12,6 @@ Files come from the Hugging Face Hub (`HF_ENDPOINT` names a mirror), into `<fold
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from idanim.files import sha256, write_text
 from idanim.models.weight_file import read_weights
 from idanim.models.weight_kind import (
     ADAPTER,
@@ -195,7 +197,10 @@ CATALOGUE = (
         _COPIES,
     ),
 )
-COMMANDS = ("list", "pull", "verify")
+FAKE_NOTE = "FAKE.txt"
+"""Lies in a folder whose files are stand-ins."""
+FORMATS = {"idanim": (".safetensors",), "official": (".ckpt", ".bin", ".pt"), "ip_adapter": (".safetensors", ".bin")}
+"""Formats of adapters that are written, and the endings of their files."""
 
 
 def chosen(names: Sequence[str]) -> list[PublicFile]:
@@ -215,8 +220,10 @@ def pull(files: Iterable[PublicFile], folder: Path) -> list[Path]:
     """Download files that are not there or have a problem; an interrupted download goes on where it stopped.
 
     Raises:
-        IdanimError: the Hub can't be reached, refuses, or gives a damaged file.
+        IdanimError: the Hub can't be reached, refuses, or gives a damaged file; or the folder holds stand-ins.
     """
+    if _is_fake(folder):
+        raise IdanimError(f"{folder} holds stand-ins, not the real files; give another --folder, or remove it")
     paths = []
     for file in files:
         if problem_of(file, folder) is not None:
@@ -257,25 +264,25 @@ def problem_of(file: PublicFile, folder: Path) -> str | None:
             require_kind(content, file.kind)
     except IdanimError as error:
         return str(error)
-    if file.sha256 and file.hash_seen == _OWN and sha256_of(path) != file.sha256:
+    if file.sha256 and file.hash_seen == _OWN and not _is_fake(folder) and sha256(path) != file.sha256:
         return f"{path}: its content is not that of {file.repo}/{file.path} (another sha256); download it again"
     return None
+
+
+def _is_fake(folder: Path) -> bool:
+    return (folder / FAKE_NOTE).is_file()
 
 
 def doubt_about(file: PublicFile, folder: Path) -> str | None:
     """What can't be said for sure of a file without a problem, in words; None = nothing."""
     path = file.local(folder)
-    if file.sha256 and file.hash_seen == _COPIES and sha256_of(path) != file.sha256:
+    if _is_fake(folder):
+        return None
+    if file.sha256 and file.hash_seen == _COPIES and sha256(path) != file.sha256:
         return f"{path}: another sha256 than in copies of {file.repo}; that repository may have changed"
     if not file.sha256:
         return f"{path}: its sha256 is not known, only its form was checked"
     return None
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def listing(files: Iterable[PublicFile], folder: Path) -> str:
@@ -294,15 +301,75 @@ def listing(files: Iterable[PublicFile], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _run(options: argparse.Namespace) -> None:
-    if options.command == "pull" and not (options.names or options.all):
-        raise IdanimError("say which files, or --all")
-    files = chosen(options.names)
-    if options.command == "pull":
-        pull(files, options.folder)
-    if options.command != "verify":
-        print(listing(files, options.folder))
+def fake(files: Iterable[PublicFile], folder: Path, dtype: str) -> None:
+    """Write stand-ins of the true sizes with random values, and a note that says so.
+
+    Args:
+        files: which.
+        folder: new, empty, or one of stand-ins.
+        dtype: of the tensors.
+
+    Raises:
+        IdanimError: the folder holds other files, or there is no such type.
+    """
+    from idanim.models.fake_weights import write_fake
+
+    note = folder / FAKE_NOTE
+    if folder.is_dir() and any(folder.iterdir()) and not note.is_file():
+        raise IdanimError(f"{folder} holds files already; give an empty or a new folder")
+    write_text(note, "The files in this folder hold random numbers: they show that programs run, and generate noise.\n")
+    for file in files:
+        print(f"writing {file.name}", flush=True)
+        write_fake(file.name, file.local(folder), dtype)
+
+
+def export(ckpt: Path, path: Path, layout: str) -> None:
+    """Write an adapter in another format.
+
+    Args:
+        ckpt: a checkpoint of `train.py` (its moving average is taken), or an adapter file of others.
+        path: file to write.
+        layout: one of `FORMATS`.
+
+    Raises:
+        IdanimError: the file can't be read, or the format can't hold it; the text says why.
+    """
+    from idanim.models.adapter_file import read_adapter_file, write_adapter_file
+    from idanim.models.checkpoint import NoStoredConfigError, read_adapter, write_adapter
+
+    if path.suffix not in FORMATS[layout]:
+        raise IdanimError(f"{path}: a file of format {layout} ends in {' or '.join(FORMATS[layout])}")
+    try:
+        checkpoint = read_adapter(ckpt)
+    except NoStoredConfigError as error:
+        if layout == "idanim":
+            raise IdanimError(f"{error}; the format idanim stores it beside the weights") from error
+        write_adapter_file(path, read_adapter_file(ckpt).state, layout)
         return
+    if layout == "idanim":
+        write_adapter(path, checkpoint.state, checkpoint.config)
+    else:
+        write_adapter_file(path, checkpoint.state, layout)
+
+
+# ------------------------------------------------------------------------------------- the command line
+
+
+def _list(options: argparse.Namespace) -> None:
+    print(listing(chosen(options.names), options.folder))
+    if (options.folder / FAKE_NOTE).is_file():
+        print(f"{options.folder} holds stand-ins with random values, not the real files")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    if not (options.names or options.all):
+        raise IdanimError("say which files, or --all")
+    pull(chosen(options.names), options.folder)
+    _list(options)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    files = chosen(options.names)
     problems = [problem for file in files if (problem := problem_of(file, options.folder)) is not None]
     if problems:
         raise IdanimError("\n".join(problems))
@@ -310,16 +377,49 @@ def _run(options: argparse.Namespace) -> None:
     print("\n".join([*doubts, f"{len(files)} files are whole"]))
 
 
+def _fake(options: argparse.Namespace) -> None:
+    files = chosen(options.names) if options.names else [file for file in CATALOGUE if file.needed_by]
+    fake(files, options.folder, options.dtype)
+
+
+def _export(options: argparse.Namespace) -> None:
+    export(options.ckpt, options.file, options.format)
+    print(options.file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m idanim.weights", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, run, text in (
+        ("list", _list, "what there is, and what is missing for which command"),
+        ("pull", _pull, "download; an interrupted download goes on"),
+        ("verify", _verify, "name damaged files"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        command.add_argument("names", nargs="*", metavar="name", help="as `list` shows them")
+        command.add_argument("--folder", type=Path, default=Path("weights"), help="where the files lie")
+        if name == "pull":
+            command.add_argument("--all", action="store_true", help="pull everything")
+    command = commands.add_parser("fake", help="write stand-ins of the true sizes with random values")
+    command.set_defaults(run=_fake)
+    command.add_argument("folder", type=Path, help="a new folder")
+    command.add_argument("names", nargs="*", metavar="name", help="by default what train and generate need")
+    command.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    command = commands.add_parser("export", help="write an adapter in another format")
+    command.set_defaults(run=_export)
+    command.add_argument("ckpt", type=Path, help="checkpoint of train.py, or an adapter file of others")
+    command.add_argument("file", type=Path, help="file to write")
+    command.add_argument("--format", choices=FORMATS, required=True)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m idanim.weights", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("names", nargs="*", metavar="name", help="as `list` shows them")
-    parser.add_argument("--folder", type=Path, default=Path("weights"), help="where the files lie")
-    parser.add_argument("--all", action="store_true", help="pull everything")
-    options = parser.parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # see idanim.config.program
+    options = _parser().parse_args(arguments)
     try:
-        _run(options)
+        options.run(options)
     except (IdanimError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -65,6 +65,7 @@ class Sampler:
         seed: int,
         settings: SamplingSettings,
         identity: str = "",
+        on_step: Callable[[Tensor], None] | None = None,
     ) -> GeneratedClip:
         """Generate one video; the same arguments give the same frames on a CPU.
 
@@ -74,6 +75,7 @@ class Sampler:
             seed: of the initial noise.
             settings: length, size and steps.
             identity: the person's name, for the record.
+            on_step: is given the latents [1, C, F, h, w] after each step.
 
         Raises:
             IdanimError: more frames than the backbone can make, or a size that is not a multiple of 8.
@@ -85,7 +87,7 @@ class Sampler:
         if settings.height % 8 or settings.width % 8:
             raise IdanimError(f"{settings.height} × {settings.width} pixels: both must be multiples of 8")
         context, negative = self.guidance_contexts(references, prompt, settings.negative_prompt)
-        frames = self.denoise(context, negative, seed, settings)
+        frames = self.denoise(context, negative, seed, settings, on_step)
         # The pipeline answers in [0, 1].
         return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
 

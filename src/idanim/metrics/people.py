@@ -85,7 +85,7 @@ def people_from_photos(
     people = []
     faceless: list[str] = []
     for name in [*wanted, *strangers]:
-        faces = {path: _largest_face(path, engine, size_px) for path in photos[name]}
+        faces = {path: largest_face(path, engine, size_px) for path in photos[name]}
         faceless += [path.name for path, face in faces.items() if face is None]
         found = [face for face in faces.values() if face is not None]
         if found:
@@ -103,8 +103,20 @@ def people_from_photos(
     return people
 
 
-def _largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Array, FloatArray] | None:
-    """Aligned crop and vector of the largest face of a photo."""
+def largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Array, FloatArray] | None:
+    """Aligned crop and vector of the largest face of a photo; None where none is found.
+
+    Args:
+        path: of the photo.
+        engine: finds and embeds faces.
+        size_px: side of the crop.
+
+    Returns:
+        ([size_px, size_px, 3] uint8, [D] float32).
+
+    Raises:
+        IdanimError: not a picture.
+    """
     rgb = decode_picture(path.read_bytes(), str(path))
     faces = engine.detect(rgb)
     if not faces:

@@ -16,8 +16,7 @@ from idanim.models.adapter_file import (
     AdapterFile,
     build_projection,
     read_adapter_file,
-    write_ip_adapter,
-    write_official,
+    write_adapter_file,
 )
 from idanim.models.attention import FaceAttention, FaceAttentionProcessor, LowRankAttention
 from idanim.models.backbone import Backbone
@@ -123,10 +122,7 @@ class FaceAdapter(nn.Module):
         Raises:
             IdanimError: the layout can't hold this adapter.
         """
-        writers = {"official": write_official, "ip_adapter": write_ip_adapter}
-        if layout not in writers:
-            raise IdanimError(f"layout={layout!r}: expected one of {', '.join(writers)}")
-        writers[layout](Path(path), self.state_dict())
+        write_adapter_file(Path(path), self.state_dict(), layout)
 
     def start_from(self, file: AdapterFile) -> None:
         """Take the weights of a file as they are; only low-rank additions may be missing there.

@@ -74,6 +74,11 @@ class AdapterFile:
         return tuple(self.state[key].shape)
 
     @property
+    def feature_dim(self) -> int:
+        """Width of the face features that a resampler takes."""
+        return self.shape(f"{PROJECTION}proj_in.weight")[1]
+
+    @property
     def lora_rank(self) -> int:
         """Rank of the low-rank additions; 0 = it has none."""
         ranks = {t.shape[0] for key, t in self.state.items() if key.endswith("_lora.down.weight")}
@@ -166,6 +171,23 @@ def _build_resampler(file: AdapterFile, prefix: str, dim_head: int, num_queries:
 
 
 # -------------------------------------------------------------------------------------------- writing
+
+
+def write_adapter_file(path: Path, state: Mapping[str, Tensor], layout: str) -> None:
+    """Write an adapter for other programs.
+
+    Args:
+        path: file to write.
+        state: tensors by our key names.
+        layout: "official" (animator.ckpt) or "ip_adapter" (.bin or .safetensors).
+
+    Raises:
+        IdanimError: there is no such layout, or it can't hold this adapter.
+    """
+    writers = {"official": write_official, "ip_adapter": write_ip_adapter}
+    if layout not in writers:
+        raise IdanimError(f"layout={layout!r}: expected one of {', '.join(writers)}")
+    writers[layout](path, state)
 
 
 def write_official(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -28,6 +28,10 @@ CONFIG_KEY = "idanim_config"
 EMA_KEY = "ema_state_dict"
 
 
+class NoStoredConfigError(IdanimError):
+    """A file that may hold an adapter, but not the configuration it was trained with."""
+
+
 @dataclass(frozen=True)
 class AdapterCheckpoint:
     """What a checkpoint file holds.
@@ -59,11 +63,15 @@ def read_adapter(path: Path) -> AdapterCheckpoint:
     """Read `adapter.safetensors` or the `.ckpt` of a training run.
 
     Raises:
-        IdanimError: no such file, not a checkpoint of this program, damaged, or it wants to run code.
+        NoStoredConfigError: not a checkpoint of this program.
+        IdanimError: no such file, damaged, or it wants to run code.
     """
     if not path.is_file():
         raise IdanimError(f"ckpt={str(path)!r}: there is no such file; train.py writes <output>/adapter.safetensors")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
+    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
+    if not checkpoint.config:
+        raise NoStoredConfigError(f"ckpt={str(path)!r}: no idanim configuration in it; was it written by train.py?")
+    return checkpoint
 
 
 def _read_safetensors(path: Path) -> AdapterCheckpoint:
@@ -73,10 +81,8 @@ def _read_safetensors(path: Path) -> AdapterCheckpoint:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError) as error:
         raise IdanimError(f"ckpt={str(path)!r}: not a whole safetensors file ({error})") from error
-    if CONFIG_KEY not in metadata:
-        raise IdanimError(f"ckpt={str(path)!r}: no idanim configuration in it; was it written by train.py?")
     try:
-        return AdapterCheckpoint(state, json.loads(metadata[CONFIG_KEY]))
+        return AdapterCheckpoint(state, json.loads(metadata.get(CONFIG_KEY, "{}")))
     except json.JSONDecodeError as error:
         raise IdanimError(f"ckpt={str(path)!r}: its stored configuration is damaged ({error})") from error
 
@@ -93,7 +99,8 @@ def _read_lightning(path: Path) -> AdapterCheckpoint:
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise IdanimError(f"ckpt={str(path)!r}: not a whole checkpoint file ({error})") from error
     if not isinstance(content, dict) or "state_dict" not in content or CONFIG_KEY not in content:
-        raise IdanimError(f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)")
+        text = f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)"
+        raise NoStoredConfigError(text)
     return AdapterCheckpoint(content.get(EMA_KEY) or content["state_dict"], content[CONFIG_KEY])
 
 

@@ -161,12 +161,16 @@ def build_sparse_control(file: WeightFile) -> SparseControlNetModel:
     """See `load_sparse_control`; the kind is told from the keys."""
     require_kind(file, SPARSE_CONTROL)
     state = to_diffusers({key: t for key, t in file.tensors.items() if "animatediff_config" not in key}, str(file.path))
-    is_rgb = "controlnet_cond_embedding.weight" in state
-    model = SparseControlNetModel(
+    model = plain_sparse_control("controlnet_cond_embedding.weight" in state)
+    follow_official_numerics(model)
+    load_strictly(model, _with_tables(model, state), str(file.path))
+    return model
+
+
+def plain_sparse_control(is_rgb: bool) -> SparseControlNetModel:
+    """A fresh SparseCtrl network of the official sizes; rgb takes VAE latents, scribble takes pixels."""
+    return SparseControlNetModel(
         conditioning_channels=4 if is_rgb else 3,
         concat_conditioning_mask=True,
         use_simplified_condition_embedding=is_rgb,
     )
-    follow_official_numerics(model)
-    load_strictly(model, _with_tables(model, state), str(file.path))
-    return model

@@ -21,6 +21,13 @@ from idanim.types import IdanimError
 
 _POSITION = re.compile(r"(.*)\.temporal_transformer(\.transformer_blocks\.\d+)\.attention_blocks\.\d+\.pos_encoder\.pe")
 POSITION_TABLE = ".pos_embed.pe"
+_OFFICIAL_NAMES = (
+    (".norm1.", ".norms.0."),
+    (".norm2.", ".norms.1."),
+    (".norm3.", ".ff_norm."),
+    (".attn1.", ".attention_blocks.0."),
+    (".attn2.", ".attention_blocks.1."),
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,24 @@ def to_diffusers(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         first = result.setdefault(name, table)
         if first.shape != table.shape or not (table.is_meta or torch.equal(first, table)):
             raise IdanimError(f"{source}: {key} differs from the table of the block's other attention")
+    return result
+
+
+def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_diffusers`; position tables are written for each attention of a block."""
+    result = {}
+    for key, tensor in state.items():
+        head, modules, tail = key.partition(".motion_modules.")
+        if not modules:
+            result[key] = tensor
+            continue
+        number, _, name = tail.partition(".")
+        for ours, theirs in _OFFICIAL_NAMES:
+            name = name.replace(ours, theirs)
+        blocks = [0, 1] if key.replace(POSITION_TABLE, ".attn2.to_q.weight") in state else [0]
+        for block in blocks:
+            theirs = name.replace(POSITION_TABLE, f".attention_blocks.{block}.pos_encoder.pe")
+            result[f"{head}.motion_modules.{number}.temporal_transformer.{theirs}"] = tensor
     return result
 
 

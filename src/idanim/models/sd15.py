@@ -37,6 +37,17 @@ TEXT: dict[str, Any] = {
     "num_attention_heads": 12,
     "projection_dim": 768,
 }
+IMAGE_ENCODER: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+"""CLIP ViT-H/14, the image encoder of the IP-Adapters for SD1.5."""
 
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 _SCHEDULE = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "posterior_", "logvar", "scale_factor", "lvlb_")

@@ -91,6 +91,12 @@ def tiny_encoder(seed: int = 0, image_size: int = 64, feature_dim: int = 48) -> 
 
 def byte_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer without merges: one token a byte."""
+    return CLIPTokenizer(vocab=byte_vocabulary(), merges=[], model_max_length=77)
+
+
+def byte_vocabulary(size: int = 514) -> dict[str, int]:
+    """Token → number: bytes, bytes that end a word, unused tokens up to `size`, start and end of text."""
     symbols = list(bytes_to_unicode().values())
-    tokens = [*symbols, *(f"{s}</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+    unused = (f"<|unused{i}|>" for i in range(size - 2 * len(symbols) - 2))
+    tokens = [*symbols, *(f"{s}</w>" for s in symbols), *unused, "<|startoftext|>", "<|endoftext|>"]
+    return {token: i for i, token in enumerate(tokens)}

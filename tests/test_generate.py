@@ -1,0 +1,151 @@
+"""Generation on the toy world: photos and prompts → videos."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from toy_people import ADAPTER, TOY_BACKBONE, take_photos, write_official_file
+
+from idanim.assembly import OFFICIAL_SCALE, load_sampler
+from idanim.config import Run, replace_values, restore
+from idanim.metrics.videos import read_record
+from idanim.models.adapter_file import read_adapter_file
+from idanim.models.checkpoint import write_adapter
+from idanim.person_videos import generate_videos
+from idanim.types import IdanimError
+from idanim.video import encode_gif, read_frames
+
+SMALL = {"num_frames": 2, "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    paths = take_photos(tmp_path_factory.mktemp("photos"), ["ada__1.png", "bob.png"])
+    return [str(path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_official_file(tmp_path_factory.mktemp("official") / "animator.ckpt")
+
+
+def run(output: Path, **values: Any) -> Run:
+    values = {"ckpt": str(ADAPTER), "prompt": "a person", "sampling": SMALL, "backbone": TOY_BACKBONE, **values}
+    config = restore("generate", {"choices": {"faces": "toy"}, "values": {}})
+    replace_values(config, values)
+    return Run(config, output, {"faces": "toy", "backbone": "toy"}, "abc123")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+def test_video_gif_and_settings_the_same_for_the_same_seed(tmp_path: Path, photos: list[str]) -> None:
+    for name, seed in (("a", 7), ("again", 7), ("other", 8)):
+        generate_videos(run(tmp_path / name, references=photos[0], seed=seed))
+    (path,) = (tmp_path / "a").rglob("*.mp4")
+    assert path.relative_to(tmp_path / "a").parts[0] == "ada"
+    frames = read_frames(path)
+    assert frames.shape == (2, 32, 32, 3)
+    assert frames.std() > 10  # a picture, not one grey
+    record = read_record(path)
+    assert (record.prompt, record.identity, record.seed) == ("a person", "ada", 7)
+    assert record.made_with["scale"] == OFFICIAL_SCALE
+    assert record.made_with["sampling"] == TOY_BACKBONE["video"] | TOY_BACKBONE["sampling"] | SMALL
+    assert list(record.made_with["references"]) == ["ada__1.png"]
+    assert contents(tmp_path / "a") == contents(tmp_path / "again")
+    (other,) = (tmp_path / "other").rglob("*.mp4")
+    assert not np.array_equal(read_frames(other), frames)
+
+
+def test_prompt_reference_and_scale_change_the_video(tmp_path: Path, photos: list[str]) -> None:
+    prompts = ["a person wearing a red hat", "a person on a beach"]
+    videos = generate_videos(run(tmp_path / "one", references=photos[0], prompt=prompts))
+    videos += generate_videos(run(tmp_path / "both", references=photos, prompt=prompts[0]))
+    videos += generate_videos(run(tmp_path / "scaled", references=photos[0], prompt=prompts[0], scale=0.0))
+    assert [read_record(path).prompt for path in videos] == [*prompts, prompts[0], prompts[0]]
+    assert read_record(videos[-1]).made_with["scale"] == 0.0
+    assert len({read_frames(path).tobytes() for path in videos}) == 4
+
+
+def test_official_and_own_file_give_the_same_video(tmp_path: Path, photos: list[str], official: Path) -> None:
+    stored = {"choices": {"backbone": "toy"}, "values": {"adapter": {"num_queries": 16}}}
+    own = tmp_path / "own.safetensors"
+    write_adapter(own, read_adapter_file(ADAPTER).state, stored)
+    (a,) = generate_videos(run(tmp_path / "a", references=photos[0], ckpt=str(official)))
+    (b,) = generate_videos(run(tmp_path / "b", references=photos[0], ckpt=str(own), backbone=None, scale=0.8))
+    assert np.array_equal(read_frames(a), read_frames(b))
+
+
+def test_a_given_backbone_takes_the_place_of_the_stored_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    state = read_adapter_file(ADAPTER).state
+    write_adapter(own, state, {"choices": {"backbone": "toy"}, "values": {}})
+    _, config = load_sampler(own, {}, "cpu", backbone=TOY_BACKBONE | {"video": TOY_BACKBONE["video"] | {"fps": 3}})
+    assert config["backbone"]["video"]["fps"] == 3
+    tiny = restore("train", {"choices": {"backbone": "tiny"}, "values": {}})["backbone"]
+    with pytest.raises(IdanimError, match="does not fit"):  # so the encoder went with it, too
+        load_sampler(own, {}, "cpu", backbone=tiny)
+
+
+def test_mistakes_are_named(tmp_path: Path, photos: list[str], official: Path) -> None:
+    grey = tmp_path / "grey.png"
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(grey)
+    face_id = tmp_path / "faceid.bin"
+    parts = {"image_proj": {"proj.0.weight": torch.zeros(4, 4)}, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(2, 2)}}
+    torch.save(parts, face_id)
+    weights = tmp_path / "style.safetensors"
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 3)}, weights)
+    tiny = restore("train", {"choices": {"backbone": "tiny"}, "values": {}})["backbone"]
+    for values, words in (
+        ({"references": "nobody.jpg"}, "reference='nobody.jpg': there is no such file"),
+        ({"references": str(grey)}, "finds no face in grey.png"),
+        ({"references": []}, "reference= is empty"),
+        ({"ckpt": "nowhere.ckpt"}, "ckpt='nowhere.ckpt': there is no such file"),
+        ({"ckpt": str(official), "backbone": None}, "does not say which models.*backbone=public"),
+        ({"ckpt": str(official), "backbone": tiny}, "takes face features of width"),
+        ({"ckpt": str(face_id)}, "has a FaceID projection"),
+        ({"ckpt": str(weights)}, "this is a LoRA, expected a face adapter"),
+    ):
+        with pytest.raises(IdanimError, match=words):
+            generate_videos(run(tmp_path / "out", **{"references": photos[0], **values}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_gif_has_all_frames_at_the_pace_of_the_video() -> None:
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    frames[1:, :, :, 0] = np.array([100, 200], np.uint8)[:, None, None]
+    with Image.open(io.BytesIO(encode_gif(frames, 9))) as gif:
+        assert gif.n_frames == 3
+        for index, red in enumerate((0, 100, 200)):
+            gif.seek(index)
+            assert gif.info["duration"] == 110
+            assert abs(int(np.asarray(gif.convert("RGB"))[0, 0, 0]) - red) <= 2
+
+
+def test_the_program(
+    tmp_path: Path,
+    photos: list[str],
+    official: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    small = [f"sampling.{key}={value}" for key, value in SMALL.items()]
+    inputs = [f"ckpt={official}", f"reference={photos[0]}", "prompt=a man, smiling", f"output={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["generate", "backbone=toy", "faces=toy", "device=cpu", *small, *inputs])
+    runpy.run_module("idanim.generate", run_name="__main__")
+    (record,) = tmp_path.glob("ada/*.json")
+    assert json.loads(record.read_text())["prompt"] == "a man, smiling"
+    printed = capfd.readouterr()
+    assert str(record.with_suffix(".mp4")) in printed.out
+    assert "2/2" in printed.err
