@@ -17,6 +17,7 @@ from idanim.config import (
     missing_keys,
     name_jobs_by_what_varies,
     plain_arguments,
+    plain_text,
     replace_values,
     restore,
     storable,
@@ -222,7 +223,7 @@ def make_run(overrides: list[str]) -> Run:
 
 
 def test_a_stored_configuration_comes_back() -> None:
-    run = make_run(["adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"])
+    run = make_run(["backbone=tiny", "adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"])
     restored = restore("train", storable(run))
     assert restored["adapter"]["num_queries"] == 7
     assert restored["reference"] == run.config["reference"]
@@ -230,8 +231,16 @@ def test_a_stored_configuration_comes_back() -> None:
     assert restored["backbone"]["model"]["_target_"] == "idanim.models.tiny.tiny_backbone"
 
 
+def test_a_path_inside_the_package_comes_back_and_can_be_replaced() -> None:
+    shipped = restore("train", storable(make_run([])))["adapter"]["init"]
+    assert Path(plain_text(shipped)).name == "adapter.safetensors"
+    own = restore("train", storable(make_run(["adapter.init=own.safetensors"])))["adapter"]["init"]
+    assert plain_text(own) == "own.safetensors"
+    assert restore("train", storable(make_run(["adapter.init=null"])))["adapter"]["init"] is None
+
+
 def test_overrides_replace_stored_values() -> None:
-    stored = storable(make_run([]))
+    stored = storable(make_run(["backbone=tiny"]))
     config = restore("train", stored)
     target = config["backbone"]["model"]["_target_"]
     replace_values(config, {"backbone": {"model": {"seed": 9}}, "seed": 3})

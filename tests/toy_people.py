@@ -10,7 +10,7 @@ from PIL import Image
 from idanim.config import restore
 from idanim.models.adapter_file import read_adapter_file, write_official
 from idanim.toyworld.make_videos import film
-from idanim.toyworld.weights import shipped
+from idanim.toyworld.shipped import shipped
 
 ADAPTER = Path(shipped("adapter.safetensors"))
 TOY_BACKBONE = restore("train", {"choices": {"backbone": "toy"}, "values": {}})["backbone"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, UNetMotionModel
+from PIL import Image
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
@@ -25,6 +26,7 @@ from idanim.models.encoder import ClipFaceEncoder
 from idanim.toyworld import weights
 from idanim.toyworld.codec import read_encoder
 from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
+from idanim.toyworld.make_videos import LARGEST_TRAINING_SEED, film
 from idanim.toyworld.networks import ActionReader, Detector, Reader, Recogniser
 from idanim.toyworld.onnx_export import export_recogniser
 from idanim.toyworld.stages import adapter, autoencoder, backbone, gates, motion, reader, recogniser, vision
@@ -226,11 +228,14 @@ class Workshop:
         weights.save_network(self.reader, readers / "reader.safetensors")
         weights.save_network(self.action_reader, readers / "action_reader.safetensors")
         state = {key: value.half() for key, value in self.adapter.state_dict().items()}
-        write_adapter(self.output / "adapter.safetensors", state, {})
+        # As train.py stores it, so that every program knows which models it belongs to.
+        write_adapter(self.output / "adapter.safetensors", state, {"choices": {"backbone": "toy"}, "values": {}})
         image = self.image_model
         folder = self.output / "backbone"
         weights.save_backbone(folder, self.unet, self.codec, image.text_encoder, image.tokenizer, build_scheduler())
         weights.save_image_encoder(self.output / "image_encoder", self.vision.vision_model)
+        stranger = film(2, 1, 8, 128, seed=LARGEST_TRAINING_SEED + 500)[1]
+        Image.fromarray(stranger.frames[0]).save(self.output / "face.png")
 
 
 STAGES: dict[str, Callable[[Workshop], object]] = {

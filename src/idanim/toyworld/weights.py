@@ -6,6 +6,7 @@ weights/
   adapter.safetensors                                    the toy IP-Adapter, official key names
   faces/{detector,recogniser_a,recogniser_b}.safetensors, recogniser_a.onnx
   readers/{reader,action_reader}.safetensors
+  face.png                                               a person nobody trained on, the default reference
 """
 
 from __future__ import annotations
