@@ -49,7 +49,8 @@ def main(run: Run) -> None:
         write_summary(output, {"config": storable(run), "steps": trainer.global_step})
         adapter = output / "adapter.safetensors"
         print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
-        faces = "".join(f" faces.{key}={config['faces'][key]}" for key in ("pack", "root") if key in config["faces"])
+        places = "".join(f" faces.{key}={config['faces'][key]}" for key in ("pack", "root") if key in config["faces"])
+        faces = f" faces={run.choices['faces']}{places}"
         print(f"next      python evaluate.py ckpt={adapter}{faces}")
 
 

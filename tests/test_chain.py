@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 SMALL = [
     "experiment=random_ref",
+    "backbone=tiny",
     "backbone.video={num_frames: 8, height: 32, width: 32}",
     "logger=csv",
     "every_n_steps.log=1",
@@ -112,7 +113,7 @@ def test_from_real_videos_to_scores(real_dir: Path, tmp_path: Path) -> None:
     videos.mkdir()
     for name in ("person_08__0.mp4", "person_11__0.mp4", "person_12__0.mp4", "several_faces__1.mp4"):
         (videos / name).symlink_to(real_dir / "clips" / name)
-    faces = [f"faces.root={real_dir / 'models' / 'insightface'}", "faces.pack=yunet_mobilefacenet"]
+    faces = ["faces=insightface", f"faces.root={real_dir / 'models' / 'insightface'}", "faces.pack=yunet_mobilefacenet"]
     dataset, trained, scored = tmp_path / "dataset", tmp_path / "train", tmp_path / "evaluation"
     run("idanim.curate", f"input={videos}", f"output={dataset}", *faces, "clip.size=64", "shards.val_fraction=0.4")
     report = json.loads((dataset / "report.json").read_text())

@@ -194,7 +194,7 @@ class Workshop:
         adapter.distil_resampler(teacher, self.vision, trained, self.train, self.state, schedule)
         schedule = Schedule(self.plan.attention, 2e-3, flat_share=0.3, ema_decay=0.99)
         adapter.train_attention(loss, self.vision, trained, self.state, schedule)
-        schedule = Schedule(self.plan.adapter, 2e-4, flat_share=0.3, ema_decay=0.99)
+        schedule = Schedule(self.plan.adapter, 4e-4, flat_share=0.3, ema_decay=0.99)
         adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
         return trained
 
