@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 export VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-TOY_FOLDER ?= outputs/toy-weights
+TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo toy-data toy-weights test test-slow lint format types clean
+.PHONY: help setup demo toy-data toy-weights ship-toy-weights test test-slow lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -35,14 +35,17 @@ demo: setup $(if $(VIDEOS),,toy-data)
 
 toy-data: setup
 	@echo "── the toy world: film people, curate the videos"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 8 --size 64
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 128
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
-		clip.size=32 clip.num_frames=8 clip.max_frames=8 filter.min_face_px=8 shards.val_fraction=0.25 link.warn_similarity=0.95
+		clip.size=32 shards.val_fraction=0.25 link.warn_similarity=0.95
 
-# Its result replaces the shipped weights.
 toy-weights: setup
-	$(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER)
-	cp -r $(TOY_FOLDER)/weights/. src/idanim/toyworld/weights/
+	OMP_NUM_THREADS=$${THREADS:-2} $(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER) gates write
+	@echo "to ship them: make ship-toy-weights"
+
+ship-toy-weights:
+	rm -rf src/idanim/toyworld/weights
+	cp -r $(TOY_FOLDER)/weights src/idanim/toyworld/weights
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

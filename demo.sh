@@ -62,10 +62,13 @@ if [ -n "${VIDEOS:-}" ]; then
     echo "The backbone of this demo has random weights: it generates no faces, so its similarity is 0 by definition."
     echo "next        the same with more steps: make demo VIDEOS=$VIDEOS STEPS=1000"
 else
-    echo "next        train for longer: make demo STEPS=1000; another face: see \"Use it\" in README.md"
+    echo "next        train for longer: make demo STEPS=1000"
+    echo "            another video:    $PYTHON -m idanim.generate ckpt=$OUTPUT/train/adapter.safetensors"
+    echo "similarity of people the adapter has never seen, on a scale from strangers (0) to real videos of the person (1):"
     "$PYTHON" - "$OUTPUT/evaluation/metrics.json" <<'PY'
 import json, sys
 
-print("position %.2f" % json.load(open(sys.argv[1]))["summary"]["normalised_similarity"]["mean"])
+position = json.load(open(sys.argv[1]))["summary"]["normalised_similarity"]["mean"]
+print("position", "none: no face was seen" if position is None else f"{position:.2f}")
 PY
 fi

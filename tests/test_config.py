@@ -13,11 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from idanim.config import (
     CONF_DIR,
     Run,
+    built_or_plain,
     check_overrides,
     missing_keys,
     name_jobs_by_what_varies,
     plain_arguments,
-    plain_text,
     replace_values,
     restore,
     storable,
@@ -223,7 +223,9 @@ def make_run(overrides: list[str]) -> Run:
 
 
 def test_a_stored_configuration_comes_back() -> None:
-    run = make_run(["backbone=tiny", "adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"])
+    run = make_run(
+        ["backbone=tiny", "adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"]
+    )
     restored = restore("train", storable(run))
     assert restored["adapter"]["num_queries"] == 7
     assert restored["reference"] == run.config["reference"]
@@ -233,9 +235,9 @@ def test_a_stored_configuration_comes_back() -> None:
 
 def test_a_path_inside_the_package_comes_back_and_can_be_replaced() -> None:
     shipped = restore("train", storable(make_run([])))["adapter"]["init"]
-    assert Path(plain_text(shipped)).name == "adapter.safetensors"
+    assert Path(built_or_plain(shipped)).name == "adapter.safetensors"
     own = restore("train", storable(make_run(["adapter.init=own.safetensors"])))["adapter"]["init"]
-    assert plain_text(own) == "own.safetensors"
+    assert built_or_plain(own) == "own.safetensors"
     assert restore("train", storable(make_run(["adapter.init=null"])))["adapter"]["init"] is None
 
 

@@ -176,7 +176,8 @@ def test_baseline_shows_nobody_and_scores_zero(tmp_path, ckpt, shards):
     assert result["summary"]["face_similarity"]["mean"] > 0.9
 
 
-def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys):
+@pytest.mark.parametrize("systems", [["adapter", "init"], ["init", "adapter"]])
+def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys, systems):
     class Startled(DrawingSampler):
         """What training started from: it shows somebody else."""
 
@@ -186,7 +187,7 @@ def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys):
     trained, initial = DrawingSampler(), Startled()
     samplers = {False: trained, True: initial}
     config = {"backbone": {"video": VIDEO, "sampling": SAMPLING}, "data": {"shards": str(shards)}}
-    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "systems": ["adapter", "init"]}
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "systems": systems}
     result = evaluate(run(tmp_path / "out", **values), lambda *_, initial=False: (samplers[initial], config))
     summary = {name: figure["mean"] for name, figure in result["summary"].items()}
     assert len(trained.asked) == len(initial.asked) == 2
@@ -328,7 +329,7 @@ def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
 
 def test_program_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    faces = ["faces.pack=none", f"faces.root={tmp_path}"]
+    faces = ["faces=insightface", "faces.pack=none", f"faces.root={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "ckpt=a, b.safetensors", *faces])
     with pytest.raises(SystemExit, match=r"'a, b\.safetensors': there is no such file"):
         runpy.run_path(str(ENTRY), run_name="__main__")

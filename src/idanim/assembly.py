@@ -90,7 +90,7 @@ def load_sampler(
         initial: take the weights that training started from, not the trained ones.
 
     Returns:
-        The sampler and the configuration it was built from, of an adapter file without `data.shards`.
+        The sampler and the configuration it was built from; `data.shards` is None for an adapter file of others.
 
     Raises:
         IdanimError: the file can't be read, does not fit the architecture of its configuration, or has none

@@ -79,7 +79,7 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
         raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
 
 
-def plain_text(value: Any) -> Any:
+def built_or_plain(value: Any) -> Any:
     """The text that a config node with a `_target_` gives, for instance a path inside the package; else the value."""
     return build(value) if isinstance(value, Mapping) else value
 

@@ -69,6 +69,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "summary": result.pop("summary"),
         "face_engine": engine.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
+        "num_people_compared": len(people),
         "people_from": _people_from(people),
         "source": source,
         "git_sha": run.git_sha,
@@ -140,8 +141,8 @@ def _generate(
         source["backbone"] = config["backbone"]
     shown = [person.identity for person in people if not person.is_stranger]
     videos: dict[Path, VideoRecord] = {}
-    for system in config["systems"]:
-        if system == INIT:
+    for system in sorted(config["systems"], key=lambda name: name == INIT):
+        if system == INIT:  # the last one: it takes the place of the trained weights
             sampler, _ = load(ckpt, *options, initial=True)
         cells = grid(system, [NOBODY] if system == NO_ADAPTER else shown, prompts, config["seeds"])
         videos |= fill_grid(cells, people, folder, sampler, settings, source)
@@ -254,6 +255,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     shown, strangers = (result["people_from"][who] for who in ("shown", "strangers"))
     compared = f", strangers to compare with from: {', '.join(strangers)}" if strangers else ""
     notes.append(f"People from: {', '.join(shown)}{compared}.")
+    compared_with = result["num_people_compared"]
+    if compared_with > 1:
+        notes.append(f"Rank-1 among {compared_with} people: chance is {1 / compared_with:.3f}.")
     if any(origin.startswith("train split") for origin in shown):
         notes.append("The adapter may have been trained on people of the train split: no measure of new people.")
     if not any(video["num_faces"] for video in result["videos"]):

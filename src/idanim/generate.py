@@ -1,4 +1,4 @@
-"""Make videos of one person: `python -m idanim.generate ckpt=<adapter> reference=<photo> prompt="a man on a beach"`.
+"""Make videos of one person: `python -m idanim.generate faces=insightface ckpt=<adapter> reference=<photo> prompt="…"`.
 
 For each prompt there are `<person>/<prompt>_s<seed>.mp4`, the same as `.gif`, and a `.json` of everything it was
 made from (`idanim.metrics.videos`), so that `evaluate.py videos=<output>` can score them.

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from idanim.assembly import load_sampler, pick_device, sampling_settings
-from idanim.config import Run, build, plain_text
+from idanim.config import Run, build, built_or_plain
 from idanim.faces.engine import FaceEngine
 from idanim.files import sha256, write_bytes
 from idanim.metrics.grid import slug
@@ -30,8 +30,8 @@ def generate_videos(run: Run) -> list[Path]:
         IdanimError: a file is missing or doesn't fit, or no face is found in a photo; the text says what to do.
     """
     config = run.config
-    ckpt = Path(plain_text(config["ckpt"])).expanduser()
-    photos = [Path(name).expanduser() for name in _listed(plain_text(config["references"]), "reference")]
+    ckpt = Path(built_or_plain(config["ckpt"])).expanduser()
+    photos = [Path(name).expanduser() for name in _listed(built_or_plain(config["references"]), "reference")]
     prompts = list(dict.fromkeys(_listed(config["prompt"], "prompt")))
     for key, path in [("ckpt", ckpt), *(("reference", photo) for photo in photos)]:
         if not path.is_file():
@@ -69,7 +69,7 @@ def generate_videos(run: Run) -> list[Path]:
 
 def _listed(value: Any, key: str) -> list[str]:
     """One text or a list of them, as a list."""
-    texts = [str(item).strip() for item in (value if isinstance(value, list) else [value])]
+    texts = ["" if item is None else str(item).strip() for item in (value if isinstance(value, list) else [value])]
     if not texts or "" in texts:
         raise IdanimError(f"{key}= is empty")
     return texts

@@ -61,12 +61,12 @@ def people_from_shards(
         wanted = set(by_split["val"] or by_split["train"])
     ordered = sorted([*by_split["val"], *by_split["train"]], key=lambda name: name not in wanted)
     people: list[Person] = []
+    room = {False: num_shown, True: num_strangers}  # by whether the person is a stranger
     for name in ordered:
-        is_stranger = name not in wanted or len(people) >= num_shown
-        if len(people) == num_shown + num_strangers:
-            break
-        person = _person(name, clips[name], origins[name], engine, num_references)
+        is_stranger = name not in wanted or not room[False]
+        person = _person(name, clips[name], origins[name], engine, num_references) if room[is_stranger] else None
         if person is not None:
+            room[is_stranger] -= 1
             people.append(replace(person, is_stranger=is_stranger))
     if all(person.is_stranger for person in people):
         raise IdanimError(f"data.shards={location!r}: nobody has a face to refer to, people wanted: {len(wanted)}")

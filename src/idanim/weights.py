@@ -246,6 +246,8 @@ def _download(file: PublicFile, folder: Path) -> None:
     known = get_hf_file_metadata(url, endpoint=endpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{known.etag}.part")  # of that very version of the file
+    if known.etag is None or (part.is_file() and known.size is not None and part.stat().st_size > known.size):
+        part.unlink(missing_ok=True)  # of who knows which version, or written to by two at once
     with part.open("ab") as content:
         http_get(url, content, resume_size=content.tell(), headers=build_hf_headers(), expected_size=known.size)
     part.replace(path)
@@ -374,7 +376,8 @@ def _verify(options: argparse.Namespace) -> None:
     if problems:
         raise IdanimError("\n".join(problems))
     doubts = [doubt for file in files if (doubt := doubt_about(file, options.folder)) is not None]
-    print("\n".join([*doubts, f"{len(files)} files are whole"]))
+    whole = "stand-ins with random values, of the true form" if _is_fake(options.folder) else "whole"
+    print("\n".join([*doubts, f"{len(files)} files are {whole}"]))
 
 
 def _fake(options: argparse.Namespace) -> None:

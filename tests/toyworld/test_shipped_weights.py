@@ -15,12 +15,11 @@ from idanim.toyworld.faces import ToyFaceEngine
 from idanim.toyworld.make_videos import LARGEST_TRAINING_SEED
 from idanim.toyworld.people import POSE_SPREAD, Scene, sample_identities, sample_scene
 from idanim.toyworld.renderer import render
-from idanim.toyworld.shipped import WEIGHTS_DIR, shipped
+from idanim.toyworld.shipped import shipped
 from idanim.toyworld.stages.reader import attribute_accuracy
 from idanim.toyworld.weights import load_action_reader, load_reader
 from idanim.video import to_uint8
 
-pytestmark = pytest.mark.skipif(not WEIGHTS_DIR.is_dir(), reason="run `make toy-weights` first")
 NUM_PEOPLE = 40
 NUM_GENERATED = 12
 LEAST_SIMILARITY_GAIN = 0.1
@@ -104,7 +103,7 @@ def test_the_shipped_adapter_draws_the_person_of_the_reference_and_not_a_strange
     adapter = FaceAdapter.from_file(shipped("adapter.safetensors"), backbone, dim_head=24)
     sampler = Sampler(backbone, encoder, adapter)
     settings = SamplingSettings(8, 32, 32, 10, 3.0, "", 8)
-    own, others, motions = [], [], []
+    own, others = [], []
     references = to_uint8(clips[0::2, 2])
     vectors = embed(engine, clips[0::2, 2])
     for person in range(NUM_GENERATED):
@@ -114,9 +113,7 @@ def test_the_shipped_adapter_draws_the_person_of_the_reference_and_not_a_strange
         found = embed(engine, torch.from_numpy(video[4:5]).permute(0, 3, 1, 2).float() / 127.5 - 1) @ vectors.T
         own.append(found[0, person])
         others.append(np.delete(found[0], person).mean())
-        motions.append(np.abs(np.diff(video.astype(float), axis=0)).mean())
     assert np.mean(own) - np.mean(others) > LEAST_SIMILARITY_GAIN
-    assert min(motions) > 0
 
 
 def test_the_reference_encoder_loads() -> None:

@@ -29,18 +29,21 @@ CACHE = Path("~/.cache/idanim/shards").expanduser()
 SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
 
 
-def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
+def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
     """The shard files of one split, sorted by name.
 
     Args:
         location: a folder, a tar file, a URL of a tar file (any scheme that fsspec knows; `{000..041}` stands
             for many), or a list of those. What a URL names is copied to a local cache once. In a folder, files
             named `<split>-000000.tar` are taken; a folder whose tars are named otherwise is all training data.
+            None is an error.
         split: "train" or "val".
 
     Raises:
         IdanimError: the location does not exist or holds no tar file at all.
     """
+    if location is None:
+        raise IdanimError("data.shards is needed: give data.shards=<folder of shards>")
     places = [location] if isinstance(location, str | Path) else list(location)
     places = [part for place in places for part in _local(str(place))]
     found: list[Path] = []
@@ -58,7 +61,7 @@ def find_shards(location: str | Sequence[str], split: str) -> list[Path]:
         if not tars:
             raise IdanimError(
                 f"data.shards={place!r}: no .tar file in this folder; "
-                "make shards with `python -m idanim.curate input=<videos> output=<folder>`"
+                "make shards with `python -m idanim.curate faces=insightface input=<videos> output=<folder>`"
             )
         found += [tar for tar in tars if _split_of(tar) == split]
     return found

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idanim.files import sha256
 from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.networks import CROP_SIZE_PX, RECOGNISER_WIDTHS, Detector, Recogniser
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
@@ -33,14 +34,15 @@ class ToyFaceEngine:
 
     def __init__(self, folder: str | Path, recogniser: str = "b", det_threshold: float = 0.5) -> None:
         self._detector = load_network(Detector(), Path(folder) / "detector.safetensors")
-        network = Recogniser(RECOGNISER_WIDTHS[recogniser])
-        self._recogniser = load_network(network, Path(folder) / f"recogniser_{recogniser}.safetensors")
-        self._name = f"toy/{recogniser}"
+        path = Path(folder) / f"recogniser_{recogniser}.safetensors"
+        self._recogniser = load_network(Recogniser(RECOGNISER_WIDTHS[recogniser]), path)
+        # Vectors of other weights must not compare.
+        self._name = f"toy/{recogniser}-{sha256(path)[:8]}"
         self.det_threshold = det_threshold
 
     @property
     def name(self) -> str:
-        """Engine and recogniser."""
+        """Engine, recogniser and a digest of its weights."""
         return self._name
 
     @torch.no_grad()

@@ -252,6 +252,9 @@ STAGES: dict[str, Callable[[Workshop], object]] = {
 }
 """Stages by name. Each makes what it needs and is not there yet; "write" makes everything."""
 
+SHARED_STAGES = {"corpus", "backbone", "motion"}
+"""Stages that several processes can share the batches of, under torchrun."""
+
 
 def main() -> None:
     """Run stages from the command line."""
@@ -272,6 +275,9 @@ def main() -> None:
         dist.init_process_group("gloo", timeout=timedelta(hours=2))
         if dist.get_rank() > 0:
             logging.disable()
+        alone = sorted(set(arguments.stages) - SHARED_STAGES)
+        if alone:
+            parser.error(f"{', '.join(alone)}: only {', '.join(sorted(SHARED_STAGES))} can be shared by processes")
     plan = Plan() if arguments.steps is None else Plan().shortened(arguments.steps, arguments.people)
     changes = dict(change.split("=", 1) for change in arguments.set)
     unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
@@ -279,10 +285,13 @@ def main() -> None:
         parser.error(f"--set knows no {', '.join(unknown)}; there are {', '.join(Plan.__dataclass_fields__)}")
     plan = replace(plan, **{name: int(value) for name, value in changes.items()})
     workshop = Workshop(arguments.folder, plan)
+    if dist.is_initialized() and dist.get_rank() > 0:
+        dist.barrier()  # until the first process has rendered what is missing
+    STAGES["corpus"](workshop)
+    if dist.is_initialized() and dist.get_rank() == 0:
+        dist.barrier()
     for stage in arguments.stages:
         STAGES[stage](workshop)
-        if dist.is_initialized():
-            dist.barrier()
 
 
 if __name__ == "__main__":

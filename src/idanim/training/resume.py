@@ -23,6 +23,8 @@ MAY_CHANGE = (
     "backbone.model.base",
     "backbone.model.path",
     "backbone.model.motion",
+    "backbone.model.vae",
+    "backbone.model.tokenizer",
     "backbone.image_encoder.path",
     "encoder.model.path",
 )
