@@ -223,9 +223,8 @@ def make_run(overrides: list[str]) -> Run:
 
 
 def test_a_stored_configuration_comes_back() -> None:
-    run = make_run(
-        ["backbone=tiny", "adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"]
-    )
+    changes = ["adapter.num_queries=7", "reference=multi", "reference.num_references=2", "seed=5"]
+    run = make_run(["backbone=tiny", *changes])
     restored = restore("train", storable(run))
     assert restored["adapter"]["num_queries"] == 7
     assert restored["reference"] == run.config["reference"]
