@@ -15,7 +15,7 @@ from idanim.config import Run, build, built_or_plain
 from idanim.faces.engine import FaceEngine
 from idanim.files import sha256, write_bytes
 from idanim.metrics.grid import slug
-from idanim.metrics.people import largest_face
+from idanim.metrics.people import largest_face, person_of
 from idanim.metrics.videos import VideoRecord, write_video
 from idanim.types import IdanimError, UInt8Array
 from idanim.video import encode_gif
@@ -51,7 +51,7 @@ def generate_videos(run: Run) -> list[Path]:
         "sampling": asdict(settings),
         "git_sha": run.git_sha,
     }
-    person, seed = photos[0].stem.partition("__")[0] or photos[0].stem, config["seed"]
+    person, seed = person_of(photos[0]), config["seed"]
     paths = []
     with tqdm(total=len(prompts) * settings.num_inference_steps, desc="generate", unit="step") as progress:
 

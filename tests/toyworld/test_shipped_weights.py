@@ -22,7 +22,7 @@ from idanim.video import to_uint8
 
 NUM_PEOPLE = 40
 NUM_GENERATED = 12
-LEAST_SIMILARITY_GAIN = 0.1
+LEAST_SIMILARITY_GAIN = 0.15
 
 
 @pytest.fixture(scope="module")

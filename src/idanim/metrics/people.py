@@ -77,7 +77,7 @@ def people_from_photos(
     photos: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURE_ENDINGS:
-            photos.setdefault(path.stem.partition("__")[0] or path.stem, []).append(path)
+            photos.setdefault(person_of(path), []).append(path)
     if not photos:
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
     wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
@@ -101,6 +101,11 @@ def people_from_photos(
             "use other photos, or take these away"
         )
     return people
+
+
+def person_of(photo: Path) -> str:
+    """Name of the person in `<person>__<anything>.<ending>`; the whole name of any other file."""
+    return photo.stem.partition("__")[0] or photo.stem
 
 
 def largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Array, FloatArray] | None:

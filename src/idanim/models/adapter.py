@@ -175,8 +175,12 @@ class FaceAdapter(nn.Module):
 
     def attach(self, backbone: Backbone) -> None:
         """Make the backbone attend to id tokens: from now on its context is [text | id tokens]."""
+        backbone.set_processors(self.processors())
+
+    def processors(self) -> dict[str, FaceAttentionProcessor]:
+        """What lets each attention layer of the backbone, by name, attend to id tokens."""
         pairs = zip(self.layer_names.values(), self.adapter_modules.values(), strict=True)
-        backbone.set_processors({name: FaceAttentionProcessor(cast(FaceAttention, module)) for name, module in pairs})
+        return {name: FaceAttentionProcessor(cast(FaceAttention, module)) for name, module in pairs}
 
     def id_tokens(self, features: Tensor) -> Tensor:
         """Id tokens of persons; those of several references are averaged, or stand side by side: `concatenates`.

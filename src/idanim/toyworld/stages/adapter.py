@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
-from idanim.models.attention import FaceAttention, FaceAttentionProcessor
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.toyworld.alignment import crop_faces
 from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
@@ -130,11 +129,7 @@ class PictureLoss:
 
 def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) -> None:
     """Make the picture model attend to id tokens; its layers have the names of the video model's."""
-    processors = dict(unet.attn_processors)
-    for index, module in adapter.adapter_modules.items():
-        assert isinstance(module, FaceAttention)
-        processors[adapter.layer_names[index]] = FaceAttentionProcessor(module)
-    unet.set_attn_processor(processors)
+    unet.set_attn_processor({**unet.attn_processors, **adapter.processors()})
 
 
 def _random_pictures(train: Corpus, generator: Generator, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -98,7 +98,8 @@ def fit(
         average = state["average"]
         first_step = state["step"]
         log.info("%s: goes on at step %d", name, first_step)
-    recent, started = 0.0, time.monotonic()
+    recent: list[float] = []
+    started = time.monotonic()
     for step in range(first_step, schedule.num_steps):
         generator = torch.Generator().manual_seed((seed * 64 + rank) * 10_000_019 + step)
         for group in optimizer.param_groups:
@@ -111,13 +112,13 @@ def fit(
         optimizer.step()
         decay = min(schedule.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - decay)
-        recent += value.item()
+        recent.append(value.item())
         done = step + 1
         if done % schedule.log_every_steps == 0 or done == schedule.num_steps:
-            count = (done - 1) % schedule.log_every_steps + 1
+            mean = sum(recent) / len(recent)
             seconds = (time.monotonic() - started) / (done - first_step)
-            log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, recent / count, seconds)
-            recent = 0.0
+            log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, mean, seconds)
+            recent.clear()
             if rank == 0:
                 _save(checkpoint, module, optimizer, average, done)
     for parameter, averaged in zip(parameters, average, strict=True):

@@ -1,4 +1,8 @@
-"""Stage 7: motion. The motion modules learn on whole clips while the spatial weights stay as they are."""
+"""Stage 7: motion. The motion modules learn on whole clips while the spatial weights stay as they are.
+
+All but the keys and values of the text: to a picture model "nodding" says next to nothing, so what it lets through of
+such words is too little to move by.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ def train_motion(
     unet.set_attn_processor(AttnProcessor())  # at these sizes faster on CPUs than PyTorch's fused attention
     unet.requires_grad_(False)
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_("motion_modules" in name)
+        parameter.requires_grad_("motion_modules" in name or name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")))
     scheduler = build_scheduler()
     tokens = corpus_tokens(train.scene, 8, image.tokenizer, tell_faces=True)
     batch_size = share_of_batch(BATCH_SIZE)
