@@ -3,7 +3,7 @@
 #
 # VIDEOS      folder of real videos; without it, the shards of the toy world (`make toy-data`)
 # OUTPUT      where everything goes                        (default outputs/demo, or outputs/demo-real)
-# STEPS       training steps                               (default 100, or 60)
+# STEPS       training steps                               (default 60)
 # THREADS     of each program                              (default: the cores, at most 4)
 # FACES_ROOT  folder that holds models/<pack>/*.onnx       (default: what lies beside the videos, else ~/.insightface)
 # FACES_PACK  name of the pack                             (default: the first one in there)
@@ -35,19 +35,18 @@ if [ -n "${VIDEOS:-}" ]; then
         clip.size=64 clip.max_frames=32 sampling.detect_fps=1 shards.val_fraction=0.25
 else
     OUTPUT="${OUTPUT:-outputs/demo}"
-    STEPS="${STEPS:-100}"
+    STEPS="${STEPS:-60}"
     SHARDS=data/toy/shards
     faces=(faces=toy)
-    # As the paper's recipe, but with the batch and the learning rate that a small model likes.
-    training=(data.batch_size=8 training.optimizer.lr=3.0e-4 training.ema_decay=0.98)
+    # The recipe of the paper, but for a larger batch.
+    training=(data.batch_size=8 training.ema_decay=0.95)
     evaluation=(num_identities=10 num_strangers=100 "systems=[no_adapter,init,adapter]")
-
 fi
 
 echo "── 2/3 train: random reference training of the face adapter, $STEPS steps"
 "$PYTHON" train.py experiment=random_ref "data.shards=$SHARDS" "output=$OUTPUT/train" "${training[@]}" "${faces[@]}" \
     "trainer.max_steps=$STEPS" \
-    every_n_steps.log=5 every_n_steps.id_token_share=20 every_n_steps.validate=50 every_n_steps.preview=100
+    every_n_steps.log=5 every_n_steps.id_token_share=20 every_n_steps.validate=50 every_n_steps.preview=1000
 
 echo "── 3/3 evaluate: a grid of people × prompts, generated and scored"
 "$PYTHON" evaluate.py "ckpt=$OUTPUT/train/adapter.safetensors" "output=$OUTPUT/evaluation" "${faces[@]}" "${evaluation[@]}"
