@@ -60,7 +60,7 @@ def test_video_gif_and_settings_the_same_for_the_same_seed(tmp_path: Path, photo
     assert frames.std() > 10  # a picture, not one grey
     record = read_record(path)
     assert (record.prompt, record.identity, record.seed) == ("a person", "ada", 7)
-    assert record.made_with["scale"] == OFFICIAL_SCALE
+    assert record.made_with["scale"] == 1.0
     assert record.made_with["sampling"] == TOY_BACKBONE["video"] | TOY_BACKBONE["sampling"] | SMALL
     assert list(record.made_with["references"]) == ["ada__1.png"]
     assert contents(tmp_path / "a") == contents(tmp_path / "again")
@@ -85,6 +85,14 @@ def test_official_and_own_file_give_the_same_video(tmp_path: Path, photos: list[
     (a,) = generate_videos(run(tmp_path / "a", references=photos[0], ckpt=str(official)))
     (b,) = generate_videos(run(tmp_path / "b", references=photos[0], ckpt=str(own), backbone=None, scale=0.8))
     assert np.array_equal(read_frames(a), read_frames(b))
+    assert read_record(a).made_with["scale"] == OFFICIAL_SCALE
+
+
+def test_without_any_argument_it_is_the_toy_world(tmp_path: Path) -> None:
+    config = restore("generate", {"choices": {"faces": "toy"}, "values": {"sampling": SMALL}})
+    (path,) = generate_videos(Run(config, tmp_path, {"faces": "toy"}, "abc123"))
+    assert path.parent.name == "face"
+    assert read_frames(path).shape == (2, 32, 32, 3)
 
 
 def test_a_given_backbone_takes_the_place_of_the_stored_one(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def output(real_dir, tmp_path_factory):
     arguments = [
         f"input={real_dir / 'clips'}",
         f"output={folder}",
+        "faces=insightface",
         "faces.pack=yunet_mobilefacenet",
         f"faces.root={real_dir / 'models/insightface'}",
         f"clip.size={SIZE_PX}",

@@ -120,8 +120,9 @@ def _text_encoder() -> State:
     return {f"text_model.{key}": tensor for key, tensor in CLIPTextModel(_text_config()).state_dict().items()}
 
 
-def _motion(has_mid_block: bool) -> State:
-    state = UNetMotionModel(**sd15.UNET, use_motion_mid_block=has_mid_block).state_dict()
+def _motion(has_mid_block: bool, max_frames: int = 32) -> State:
+    unet = UNetMotionModel(**sd15.UNET, use_motion_mid_block=has_mid_block, motion_max_seq_length=max_frames)
+    state = unet.state_dict()
     return to_official({key: tensor for key, tensor in state.items() if "motion_modules." in key})
 
 
@@ -141,6 +142,7 @@ _STATES: dict[str, Callable[[], State]] = {
     "sd15-unet": lambda: _unet().state_dict(),
     "sd15-vae": lambda: _vae().state_dict(),
     "sd15-text": _text_encoder,
+    "motion-v1": partial(_motion, False, 24),
     "motion-v2": partial(_motion, True),
     "motion-v3": partial(_motion, False),
     "sparsectrl-rgb": partial(_sparse_control, True),
