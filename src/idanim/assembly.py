@@ -102,7 +102,7 @@ def load_sampler(
         if backbone is None:
             raise IdanimError(
                 f"ckpt={str(ckpt)!r}: the file does not say which models its adapter belongs to; "
-                "name them: add for instance backbone=public"
+                "name them: add for instance backbone=public, or backbone=toy"
             ) from error
         if initial:
             raise IdanimError(f"ckpt={str(ckpt)!r}: the file does not say what its training started from") from error

@@ -85,6 +85,7 @@ def face_crops(photos: Sequence[Path], engine: FaceEngine, size_px: int) -> list
     faceless = [photo.name for photo, face in faces.items() if face is None]
     if faceless:
         raise IdanimError(
-            f"{engine.name} finds no face in {', '.join(faceless)}; use a photo that shows it larger or from the front"
+            f"{engine.name} finds no face in {', '.join(faceless)}; use a photo that shows it larger or from the "
+            "front, and for real people faces=insightface"
         )
     return [face[0] for face in faces.values() if face is not None]

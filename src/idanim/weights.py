@@ -293,8 +293,8 @@ def listing(files: Iterable[PublicFile], folder: Path) -> str:
     width = max(len(file.name) for file in files)
     there = {file.name for file in CATALOGUE if file.local(folder).is_file()}
     lines = [
-        f"{'✓' if file.name in there else '·'} {file.name:<{width}}  {file.size_mb:>5} MB  {file.repo}/{file.path}  "
-        f"{file.licence}  {file.purpose}"
+        f"{'✓' if file.name in there else '·'} {file.name:<{width}}  {file.size_mb:>5} MB  {file.local(folder)}  "
+        f"from {file.repo}  {file.licence}  {file.purpose}"
         for file in files
     ]
     for command in ("train", "generate"):
@@ -372,6 +372,8 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     files = chosen(options.names)
+    if not options.names:  # all that programs need, and what else is there
+        files = [file for file in files if file.needed_by or file.local(options.folder).is_file()]
     problems = [problem for file in files if (problem := problem_of(file, options.folder)) is not None]
     if problems:
         raise IdanimError("\n".join(problems))

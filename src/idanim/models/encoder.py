@@ -66,7 +66,10 @@ class ClipFaceEncoder(nn.Module):
             raise IdanimError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise IdanimError(f"encoder.path={path!r}: no such folder; expected a CLIP vision model there")
+            raise IdanimError(
+                f"encoder.path={path!r}: no such folder; expected a CLIP vision model there. "
+                "`python -m idanim.weights list` tells which public files are missing"
+            )
         return cls(CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype]))
 
     @property
