@@ -1,7 +1,7 @@
 """Stand-ins for the public files: true names, layouts, keys and shapes, random values.
 
 With them every program can be tried at full size without a download. They generate noise. Keys and shapes come from
-the model classes themselves; the names are those of the catalogue in `idanim.weights`.
+the model classes themselves; the names are those of `idanim.models.catalogue`.
 """
 
 from __future__ import annotations
