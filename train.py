@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from idanim.config import Run, build, program, storable
+from idanim.config import Run, build, built_or_plain, program, storable
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,14 @@ def main(run: Run) -> None:
         encoder=models.backbone,
         strategy=build(config["reference"]),
         reference_size=models.encoder.image_size,
+        face_finder=built_or_plain(config["identity_loss"]["face_finder"]),
     )
-    module = build(config["training"], **models._asdict(), stored_config=storable(run))
+    module = build(
+        config["training"],
+        **models._asdict(),
+        identity_loss=built_or_plain(config["identity_loss"]["loss"]),
+        stored_config=storable(run),
+    )
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
     clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     previews = PreviewMaker.from_config(config, output, loggers)

@@ -80,7 +80,7 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
 
 
 def built_or_plain(value: Any) -> Any:
-    """The text that a config node with a `_target_` gives, for instance a path inside the package; else the value."""
+    """What a config node with a `_target_` gives, for instance a path inside the package; any other value as it is."""
     return build(value) if isinstance(value, Mapping) else value
 
 

@@ -41,6 +41,8 @@ class ClipBatch(NamedTuple):
     """B clip keys."""
     identities: list[str]
     """B names of persons."""
+    landmarks: Tensor | None = None
+    """[B, F, 5, 2] float32 pixels of the frames, NaN where no face was found; None where nothing asks for them."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from drawn_people import NUM_FRAMES, SIZE_PX, make_sample, make_shards
@@ -15,7 +16,7 @@ from idanim.data.dataset import collate
 from idanim.data.order import InOrder
 from idanim.data.sample import to_members
 from idanim.data.shards import write_shard
-from idanim.types import ClipBatch, IdanimError
+from idanim.types import ClipBatch, Face, IdanimError
 
 
 class CountingEncoder:
@@ -201,7 +202,7 @@ def test_half_written_latents_are_never_taken(tmp_path: Path) -> None:
     folder = make_shards(tmp_path, persons=2, clips=1, val=0)
     data = make_data(folder)
     data.prepare_data()
-    path = data._latents().path(data._shards("train")[0])
+    path = data._latents().cache.path(data._shards("train")[0])
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(IdanimError, match="damaged"):
         make_data(folder).prepare_data()
@@ -243,3 +244,44 @@ def test_reference_batch_shows_different_persons(shards: Path) -> None:
     data.prepare_data()
     batch = data.reference_batch("train", 4)
     assert len(set(batch.identities)) == 4
+
+
+class HalfBlindFinder:
+    """Stands for a face engine: sees a face in dark frames only, at a place that follows from the brightness."""
+
+    def __init__(self, threshold: float, name: str = "half blind") -> None:
+        self.threshold = threshold
+        self.name = name
+        self.calls = 0
+
+    def detect(self, rgb: np.ndarray) -> list[Face]:
+        self.calls += 1
+        level = float(rgb.mean())
+        landmarks = np.full((5, 2), level, np.float32)
+        return [Face((0, 0, 1, 1), landmarks, 1.0)] if level < self.threshold else []
+
+
+def test_landmarks_come_with_the_frames_and_change_nothing_else(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, persons=3, clips=2, val=1)
+    plain = batches(make_data(folder))
+    assert all(batch.landmarks is None for batch in plain)
+    finder = HalfBlindFinder(threshold=1000)
+    found = batches(make_data(folder, face_finder=finder))
+    for a, b in zip(plain, found, strict=True):
+        assert_equal(a, b)
+        assert b.landmarks is not None
+        assert b.landmarks.shape == (4, NUM_FRAMES, 5, 2)
+        # What this encoder makes of a frame has the frame's brightness, but for the noise that is added to it.
+        level = (b.latents.mean(dim=(1, 3, 4)) + 1) * 127.5
+        torch.testing.assert_close(b.landmarks[:, :, 0, 0], level, atol=4.0, rtol=0)
+    calls = finder.calls
+    batches(make_data(folder, face_finder=finder))
+    assert finder.calls == calls
+    batches(make_data(folder, face_finder=HalfBlindFinder(1000, "another")))
+
+
+def test_frames_without_a_face_have_no_landmarks(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, persons=2, clips=2, val=1)
+    (batch, *_) = batches(make_data(folder, face_finder=HalfBlindFinder(threshold=-1)))
+    assert batch.landmarks is not None
+    assert batch.landmarks.isnan().all()

@@ -189,6 +189,16 @@ def test_velocity_target(backbone: AnimateDiffBackbone) -> None:
     assert torch.equal(backbone.diffuse(x, noise, u).target, noise)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_right_prediction_amounts_to_the_clean_latents(backbone: AnimateDiffBackbone, prediction_type: str) -> None:
+    other = copy.deepcopy(backbone)
+    other.scheduler.register_to_config(prediction_type=prediction_type)
+    x, noise, u = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 4, 3, 8, 8), torch.tensor([0.1, 0.7])
+    diffused = other.diffuse(x, noise, u)
+    torch.testing.assert_close(other.clean(diffused, diffused.target), x, atol=1e-4, rtol=1e-4)
+    assert torch.equal(diffused.signal_share, other.scheduler.alphas_cumprod[diffused.timesteps])
+
+
 def test_fingerprint_follows_the_vae_weights() -> None:
     assert tiny_backbone(0).latent_fingerprint == tiny_backbone(0).latent_fingerprint
     assert tiny_backbone(0).latent_fingerprint != tiny_backbone(1).latent_fingerprint

@@ -135,7 +135,7 @@ def test_overfits_one_batch(shards: Path) -> None:
     optimizer = module.make_optimizer(module.adapter.parameters())
     losses = []
     for _ in range(60):
-        loss = module._loss(module.adapter, batch)
+        loss = module._losses(module.adapter, batch)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -148,9 +148,9 @@ def test_loss_of_a_batch_is_the_mean_over_its_samples(shards: Path) -> None:
     batch = first_batch(shards)
     alone = []
     for i in range(len(batch.keys)):
-        part = [field[i : i + 1] for field in batch]
-        alone.append(module._loss(module.adapter, ClipBatch(*part)).item())
-    assert module._loss(module.adapter, batch).item() == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+        part = [field if field is None else field[i : i + 1] for field in batch]
+        alone.append(module._losses(module.adapter, ClipBatch(*part))[0].item())
+    assert module._losses(module.adapter, batch)[0].item() == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
 def test_dropping_every_face_makes_the_reference_irrelevant(shards: Path) -> None:
@@ -158,7 +158,7 @@ def test_dropping_every_face_makes_the_reference_irrelevant(shards: Path) -> Non
     other = batch._replace(references=-batch.references)
     for null_image_prob, same in ((1.0, True), (0.0, False)):
         module = make_module(null_image_prob=null_image_prob)
-        losses = [module._loss(module.adapter, b).item() for b in (batch, other)]
+        losses = [module._losses(module.adapter, b)[0].item() for b in (batch, other)]
         assert (losses[0] == losses[1]) is same
 
 

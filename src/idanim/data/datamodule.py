@@ -9,8 +9,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from idanim.data.clip_cache import FrameWindow
 from idanim.data.dataset import ClipDataset, ClipItem, collate
-from idanim.data.latents import FrameWindow, LatentFolder, VideoEncoder
+from idanim.data.landmarks import FaceFinder, LandmarkFolder
+from idanim.data.latents import LatentFolder, VideoEncoder
 from idanim.data.order import InOrder, Order, ShuffledOrder, StepSampler
 from idanim.data.references import ReferenceStrategy
 from idanim.data.shards import ShardIndex, find_shards
@@ -25,6 +27,7 @@ class ClipDataModule(LightningDataModule):
         encoder: the backbone, for latents.
         strategy: chooses the reference pictures.
         reference_size: side of the reference pictures in pixels.
+        face_finder: finds the landmarks that an identity loss needs; None = no batch has any.
         latents: folder for latents; None puts them beside the shards.
         num_frames: frames of a training clip.
         frame_stride: every how many frames one is taken.
@@ -45,6 +48,7 @@ class ClipDataModule(LightningDataModule):
         encoder: VideoEncoder,
         strategy: ReferenceStrategy,
         reference_size: int,
+        face_finder: FaceFinder | None = None,
         latents: str | None = None,
         num_frames: int = 16,
         frame_stride: int = 1,
@@ -63,6 +67,7 @@ class ClipDataModule(LightningDataModule):
         self.encoder = encoder
         self.strategy = strategy
         self.reference_size = reference_size
+        self.face_finder = face_finder
         self.latents_folder = Path(latents).expanduser() if latents else None
         self.window = FrameWindow(num_frames, frame_stride, height, width)
         self.batch_size = batch_size
@@ -84,8 +89,11 @@ class ClipDataModule(LightningDataModule):
     def _latents(self) -> LatentFolder:
         return LatentFolder(self.latents_folder, self.encoder.latent_fingerprint, self.window)
 
+    def _landmarks(self) -> LandmarkFolder | None:
+        return LandmarkFolder(None, self.face_finder, self.window) if self.face_finder else None
+
     def prepare_data(self) -> None:
-        """Encode the clips that have no latents yet, on the trainer's device.
+        """Encode the clips that have no latents yet, on the trainer's device, and look for faces where needed.
 
         Lightning calls it on one process of each machine, before it moves the models there itself.
 
@@ -96,13 +104,17 @@ class ClipDataModule(LightningDataModule):
             raise IdanimError(f"data.shards={self.location!r}: no training clip in it")
         if self.trainer is not None:
             self.encoder.to(self.trainer.strategy.root_device)
+        landmarks = self._landmarks()
         for split in ("train", "val"):
             self._latents().encode_missing(self._shards(split), self.encoder, self.max_broken)
+            if landmarks:
+                landmarks.find_missing(self._shards(split), self.max_broken)
 
     def _dataset(self, split: str, order: Order, null_text_prob: float) -> ClipDataset:
         return ClipDataset(
             self._shards(split),
             self._latents(),
+            self._landmarks(),
             order,
             self.strategy,
             self.reference_size,

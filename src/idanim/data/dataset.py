@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from idanim.data.landmarks import LandmarkFolder
 from idanim.data.latents import LatentFolder
 from idanim.data.order import Order
 from idanim.data.references import NoReferenceError, ReferenceStrategy
@@ -35,6 +36,7 @@ class ClipItem(NamedTuple):
     seed: int
     key: str
     identity: str
+    landmarks: Tensor | None
 
 
 class ClipDataset(Dataset[ClipItem]):
@@ -47,6 +49,7 @@ class ClipDataset(Dataset[ClipItem]):
     Args:
         shards: indexed shards.
         latents: their encoded latents.
+        landmarks: where the faces are; None = not needed.
         order: running number → place.
         strategy: chooses the reference pictures.
         reference_size: side of the reference pictures in pixels.
@@ -61,6 +64,7 @@ class ClipDataset(Dataset[ClipItem]):
         self,
         shards: Sequence[ShardIndex],
         latents: LatentFolder,
+        landmarks: LandmarkFolder | None,
         order: Order,
         strategy: ReferenceStrategy,
         reference_size: int,
@@ -73,6 +77,7 @@ class ClipDataset(Dataset[ClipItem]):
             raise IdanimError(f"data.caption={caption!r}: expected one of {', '.join(CAPTION_KINDS)}, mixed")
         self.shards = shards
         self.latents = latents
+        self.landmarks = landmarks
         self.order = order
         self.strategy = strategy
         self.reference_size = reference_size
@@ -145,7 +150,9 @@ class ClipDataset(Dataset[ClipItem]):
         crops = [
             square(decode_picture(pictures[name], f"sample {key!r}, {name}"), self.reference_size) for name in names
         ]
-        return ClipItem(mean + std * posterior_noise, to_float(np.stack(crops)), caption, seed, key, meta.identity)
+        landmarks = self.landmarks.read(shard, key) if self.landmarks else None
+        latents = mean + std * posterior_noise
+        return ClipItem(latents, to_float(np.stack(crops)), caption, seed, key, meta.identity, landmarks)
 
     def _caption(self, meta: ClipMeta, rng: np.random.Generator) -> str:
         is_null, pick = rng.random(2)
@@ -166,6 +173,7 @@ def collate(items: Sequence[ClipItem]) -> ClipBatch:
     numbers = {len(item.references) for item in items}
     if len(numbers) > 1:
         raise IdanimError(f"one batch has {sorted(numbers)} references a clip; mix only strategies of equal number")
+    landmarks = [item.landmarks for item in items if item.landmarks is not None]
     return ClipBatch(
         latents=torch.stack([item.latents for item in items]),
         references=torch.stack([item.references for item in items]),
@@ -173,4 +181,5 @@ def collate(items: Sequence[ClipItem]) -> ClipBatch:
         seeds=torch.tensor([item.seed for item in items]),
         keys=[item.key for item in items],
         identities=[item.identity for item in items],
+        landmarks=torch.stack(landmarks) if landmarks else None,
     )

@@ -194,9 +194,8 @@ class AnimateDiffBackbone(Backbone):
 
         return Latents(by_video([p.mean for p in posteriors]), by_video([p.std for p in posteriors]))
 
-    @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Decode frame by frame."""
+        """Decode frame by frame; gradients flow through it."""
         batch, _, frames = latents.shape[:3]
         flat = latents.transpose(1, 2).flatten(0, 1).to(self.dtype) / self.vae.config.scaling_factor
         decoded = torch.cat([self.vae.decode(chunk).sample for chunk in flat.split(self.vae_chunk_frames)])
@@ -206,13 +205,21 @@ class AnimateDiffBackbone(Backbone):
         """DDPM forward process; the target is the noise or the velocity, as the scheduler says."""
         timesteps = (uniform * self.scheduler.config.num_train_timesteps).long()
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        signal_share = self.scheduler.alphas_cumprod.to(latents)[timesteps]
         if self.scheduler.config.prediction_type == "v_prediction":
-            return Diffused(noisy, timesteps, self.scheduler.get_velocity(latents, noise, timesteps))
-        return Diffused(noisy, timesteps, noise)
+            return Diffused(noisy, timesteps, self.scheduler.get_velocity(latents, noise, timesteps), signal_share)
+        return Diffused(noisy, timesteps, noise, signal_share)
 
     def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The UNet's answer; `context` comes once per video."""
         return self.unet(latents.to(self.dtype), timesteps, context, return_dict=False)[0]
+
+    def clean(self, diffused: Diffused, prediction: Tensor) -> Tensor:
+        """x_0 = sqrt(ā) x_t - sqrt(1 - ā) v, or (x_t - sqrt(1 - ā) ε) / sqrt(ā)."""
+        share = diffused.signal_share.view(-1, 1, 1, 1, 1)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return share.sqrt() * diffused.latents - (1 - share).sqrt() * prediction
+        return (diffused.latents - (1 - share).sqrt() * prediction) / share.sqrt()
 
     def pipeline(self) -> AnimateDiffPipeline:
         """diffusers' own pipeline over these modules."""

@@ -47,11 +47,13 @@ class Diffused(NamedTuple):
         latents: x_t, [B, C, F, h, w].
         timesteps: [B], in the backbone's own unit.
         target: what `predict` should return, [B, C, F, h, w].
+        signal_share: [B] in [0, 1], the share of x_t's power that is signal: 1 where there is no noise.
     """
 
     latents: Tensor
     timesteps: Tensor
     target: Tensor
+    signal_share: Tensor
 
 
 class Backbone(nn.Module, ABC):
@@ -93,7 +95,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Decode [B, C, F, h, w] to [B, F, 3, H, W] float in [-1, 1]."""
+        """Decode [B, C, F, h, w] to [B, F, 3, H, W] float in [-1, 1]; gradients flow through it."""
 
     @abstractmethod
     def diffuse(self, latents: Tensor, noise: Tensor, uniform: Tensor) -> Diffused:
@@ -102,6 +104,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The model's answer for x_t [B, C, F, h, w], times [B] and context tokens [B, L (+ Q), D]."""
+
+    @abstractmethod
+    def clean(self, diffused: Diffused, prediction: Tensor) -> Tensor:
+        """The clean latents [B, C, F, h, w] that `prediction` for `diffused` amounts to."""
 
     @abstractmethod
     def pipeline(self) -> Any:

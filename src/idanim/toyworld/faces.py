@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idanim.files import sha256
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.networks import CROP_SIZE_PX, RECOGNISER_WIDTHS, Detector, Recogniser
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 

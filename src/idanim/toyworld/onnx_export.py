@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from idanim.toyworld.alignment import ARCFACE_SIZE_PX
+from idanim.models.face_alignment import ARCFACE_SIZE_PX
 from idanim.toyworld.networks import EMBEDDING_WIDTH, Recogniser, ResidualBlock
 
 OPSET = 13

@@ -18,6 +18,7 @@ from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
 from idanim.models.encoder import FaceEncoder
+from idanim.training.identity_loss import IdentityLoss
 from idanim.training.objective import denoising_loss, draw, id_token_share
 from idanim.training.resume import changed_settings
 from idanim.types import ClipBatch, IdanimError
@@ -37,6 +38,7 @@ class AdapterTraining(LightningModule):
         warmup_steps: steps over which the learning rate rises from zero.
         null_image_prob: how often the face is dropped (0 in the paper).
         ema_decay: of the moving average of the adapter; it warms up as (1 + n) / (10 + n).
+        identity_loss: added to the denoising loss; None = the paper's loss alone.
         stored_config: what goes into checkpoints as the configuration.
     """
 
@@ -49,6 +51,7 @@ class AdapterTraining(LightningModule):
         warmup_steps: int = 0,
         null_image_prob: float = 0.0,
         ema_decay: float = 0.999,
+        identity_loss: IdentityLoss | None = None,
         stored_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class AdapterTraining(LightningModule):
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.null_image_prob = null_image_prob
+        self.identity_loss = identity_loss
         self.stored_config = stored_config or {}
 
         def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
@@ -72,13 +76,17 @@ class AdapterTraining(LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """One step of Eq. 3."""
-        loss = self._loss(self.adapter, batch)
+        loss, identity = self._losses(self.adapter, batch)
         self.log("train/loss", loss, prog_bar=True)
-        return loss
+        if identity is None:
+            return loss
+        self.log("train/identity_loss", identity, prog_bar=True)
+        return loss + identity
 
-    def _loss(self, adapter: FaceAdapter, batch: ClipBatch) -> Tensor:
+    def _losses(self, adapter: FaceAdapter, batch: ClipBatch) -> tuple[Tensor, Tensor | None]:
+        """The denoising loss, and the weighted identity loss where there is one."""
         drawn = draw(batch.seeds, batch.latents.shape[1:])
-        noise, time, null_image = (x.to(self.device) for x in drawn)
+        noise, time, null_image, frame_order = (x.to(self.device) for x in drawn)
         features = self.encoder.encode(batch.references)
         if self.null_image_prob > 0:
             is_null = (null_image < self.null_image_prob).view(-1, 1, 1, 1)
@@ -88,7 +96,13 @@ class AdapterTraining(LightningModule):
         context = torch.cat([text, tokens.to(text.dtype)], dim=1)
         diffused = self.backbone.diffuse(batch.latents, noise, time)
         prediction = self.backbone.predict(diffused.latents, diffused.timesteps, context)
-        return denoising_loss(prediction, diffused.target)
+        loss = denoising_loss(prediction, diffused.target)
+        if self.identity_loss is None:
+            return loss, None
+        assert batch.landmarks is not None
+        return loss, self.identity_loss(
+            self.backbone, diffused, prediction, batch.latents, batch.landmarks, time, frame_order
+        )
 
     @property
     def adapter_dtype(self) -> torch.dtype:
@@ -98,8 +112,10 @@ class AdapterTraining(LightningModule):
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """The loss of the averaged adapter on a fixed list of clips with fixed noise."""
         with self.averaged_adapter() as adapter:
-            loss = self._loss(adapter, batch)
+            loss, identity = self._losses(adapter, batch)
         self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
+        if identity is not None:
+            self.log("val/identity_loss", identity, batch_size=len(batch.keys), sync_dist=True)
 
     @torch.no_grad()
     def token_share(self, references: Tensor) -> Tensor:

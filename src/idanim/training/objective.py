@@ -17,11 +17,13 @@ class Draw(NamedTuple):
         noise: [B, C, F, h, w] standard normal.
         time: [B] uniform in [0, 1).
         null_image: [B] uniform in [0, 1), compared with the probability of dropping the face.
+        frame_order: [B, F] the frames in random order, int64.
     """
 
     noise: Tensor
     time: Tensor
     null_image: Tensor
+    frame_order: Tensor
 
 
 def draw(seeds: Tensor, shape: Sequence[int]) -> Draw:
@@ -34,13 +36,14 @@ def draw(seeds: Tensor, shape: Sequence[int]) -> Draw:
     Returns:
         Tensors on the CPU, so that every device trains on the same numbers.
     """
-    noise, uniform = [], []
+    noise, uniform, orders = [], [], []
     for seed in seeds.tolist():
         generator = torch.Generator().manual_seed(seed)
         uniform.append(torch.rand(2, generator=generator))
         noise.append(torch.randn(tuple(shape), generator=generator))
+        orders.append(torch.randperm(shape[1], generator=generator))
     times = torch.stack(uniform)
-    return Draw(torch.stack(noise), times[:, 0], times[:, 1])
+    return Draw(torch.stack(noise), times[:, 0], times[:, 1], torch.stack(orders))
 
 
 def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
 from idanim.toyworld.networks import CROP_SIZE_PX, Recogniser
 from idanim.toyworld.people import NUM_IDENTITY

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.encoder import ClipFaceEncoder
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.captions import caption
 from idanim.toyworld.codec import NUM_COMPONENTS
 from idanim.toyworld.diffusion import LATENT_SIZE, build_scheduler

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.networks import CROP_SIZE_PX, ActionReader, Detector, Reader, Recogniser, unit
 from idanim.toyworld.people import Attributes, Scene, sample_attributes, sample_pose
 from idanim.toyworld.renderer import render

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.degrade import degrade
 from idanim.toyworld.networks import (
     CROP_SIZE_PX,

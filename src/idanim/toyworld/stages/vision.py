@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from idanim.toyworld.alignment import crop_faces
+from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.degrade import degrade
 from idanim.toyworld.networks import VISIBLE
 from idanim.toyworld.people import IDENTITY_PARAMETERS, NUM_IDENTITY, POSE, POSE_SPREAD

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,7 +40,7 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
     """Warp pictures so that the landmarks lie on the ArcFace template; black outside of the picture.
 
     Args:
-        pictures: [B, 3, H, W] float, H = W.
+        pictures: [B, 3, H, W] float.
         landmarks: [B, 5, 2] pixels; (0, 0) is the centre of the first one.
         size_px: side of the crops.
         zoom: above 1 shows more of the face's surroundings; [B] or one number.
@@ -46,14 +48,23 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
     Returns:
         [B, 3, size_px, size_px]; black is the lowest value, -1.
     """
-    side = pictures.shape[-1]
-    matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE)
+    sides = torch.tensor(pictures.shape[:1:-1], dtype=torch.float32, device=landmarks.device)  # W, H
+    matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE.to(landmarks))
     to_picture = torch.linalg.inv(matrix[:, :, :2])
     shift = -(to_picture @ matrix[:, :, 2:])[:, None, :, 0]
-    centres = (torch.arange(size_px, dtype=torch.float32) + 0.5) / size_px * ARCFACE_SIZE_PX - 0.5
+    centres = (
+        torch.arange(size_px, dtype=torch.float32, device=landmarks.device) + 0.5
+    ) / size_px * ARCFACE_SIZE_PX - 0.5
     grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2)
     middle = (ARCFACE_SIZE_PX - 1) / 2
-    zoom = torch.as_tensor(zoom, dtype=torch.float32).reshape(-1, 1, 1)
+    zoom = torch.as_tensor(zoom, dtype=torch.float32, device=landmarks.device).reshape(-1, 1, 1)
     places = ((grid - middle) * zoom + middle) @ to_picture.transpose(1, 2) + shift
-    places = places.unflatten(1, (size_px, size_px)) * 2 / side + 1 / side - 1
+    places = places.unflatten(1, (size_px, size_px)) * 2 / sides + 1 / sides - 1
     return F.grid_sample(pictures + 1, places, align_corners=False, padding_mode="zeros") - 1
+
+
+def shrink_factor(landmarks: Tensor) -> int:
+    """Picture pixels to a pixel of a 112 px crop, rounded up, for the largest of the faces at [B, 5, 2]."""
+    matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE.to(landmarks))
+    scale = matrix[:, :, 0].norm(dim=1).min()
+    return max(1, math.ceil(1 / float(scale) - 0.01))

@@ -1,7 +1,7 @@
 import torch
 
 from idanim.faces.align import aligned_crop
-from idanim.toyworld.alignment import ARCFACE_TEMPLATE, crop_faces, fit_similarity
+from idanim.models.face_alignment import ARCFACE_TEMPLATE, crop_faces, fit_similarity
 from idanim.toyworld.people import sample_identities, sample_scene
 from idanim.toyworld.renderer import locate, render
 

@@ -1,0 +1,164 @@
+"""What a frozen network says of every clip, kept beside the shards: computed once, not once a step.
+
+For each shard there is one file `<folder>/<fingerprint>/<shard>-<digest>.safetensors` with tensors `<key>/<name>`.
+The fingerprint covers what computed them and the frame window, the digest the shard's content; the file says which
+clips could not be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from idanim.data.shards import ShardIndex
+from idanim.files import atomic_path
+from idanim.types import IdanimError
+from idanim.video import decode, to_float
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrameWindow:
+    """Which pixels of a clip are trained on; the window starts at the clip's first frame.
+
+    Attributes:
+        num_frames: frames.
+        stride: every how many frames of the clip one is taken.
+        height: pixels after resizing.
+        width: pixels after resizing.
+    """
+
+    num_frames: int
+    stride: int
+    height: int
+    width: int
+
+    def read(self, video: bytes) -> Tensor:
+        """Decode the window: [F, 3, H, W] float32 in [-1, 1].
+
+        Raises:
+            IdanimError: the video can't be decoded or is too short.
+        """
+        indices = range(0, self.num_frames * self.stride, self.stride)
+        frames = [rgb for _, rgb in decode(video, indices)]
+        if len(frames) < self.num_frames:
+            needed = (self.num_frames - 1) * self.stride + 1
+            raise IdanimError(
+                f"too short: {self.num_frames} frames at stride {self.stride} need {needed}, "
+                f"it gave {len(frames)} of {self.num_frames}"
+            )
+        pixels = to_float(np.stack(frames))
+        if pixels.shape[-2:] != (self.height, self.width):
+            pixels = F.interpolate(pixels, (self.height, self.width), mode="bilinear", antialias=True)
+        return pixels
+
+
+class ClipCache:
+    """Tensors of every clip of some shards, in files beside them.
+
+    Args:
+        kind: what the tensors are, the name of the folder beside the shards and of the progress bar.
+        folder: where the files lie; None puts them in `<kind>/` beside each shard.
+        made_by: names what computes the tensors: another name, another file.
+        window: resolution and frame sampling.
+    """
+
+    def __init__(self, kind: str, folder: Path | None, made_by: str, window: FrameWindow) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.window = window
+        self.fingerprint = hashlib.sha256(repr((made_by, astuple(window))).encode()).hexdigest()[:16]
+
+    def path(self, shard: ShardIndex) -> Path:
+        """The file that belongs to a shard."""
+        folder = self.folder or shard.path.parent / self.kind
+        return folder / self.fingerprint / f"{shard.path.stem}-{shard.digest}.safetensors"
+
+    def fill(
+        self, shards: Sequence[ShardIndex], compute: Callable[[Tensor], Mapping[str, Tensor]], max_broken: float
+    ) -> None:
+        """Compute what is missing, with a progress bar; stops and goes on between shards.
+
+        Args:
+            shards: all that will be read.
+            compute: the window of a clip, [F, 3, H, W] in [-1, 1] → tensors by name.
+            max_broken: allowed share of clips that can't be read.
+
+        Raises:
+            IdanimError: more than `max_broken` of all clips can't be read.
+        """
+        missing = [shard for shard in shards if not self.path(shard).is_file()]
+        total = sum(len(shard.keys) for shard in missing)
+        with tqdm(total=total, desc=self.kind, unit="clip", disable=not missing) as progress:
+            for shard in missing:
+                self._fill(shard, compute, progress)
+        broken = {key: reason for shard in shards for key, reason in self.broken(shard).items()}
+        clips = sum(len(shard.keys) for shard in shards)
+        if broken and len(broken) > max_broken * clips:
+            listed = "; ".join(f"{key}: {reason}" for key, reason in list(broken.items())[:5])
+            raise IdanimError(
+                f"{len(broken)} of {clips} clips can't be read, "
+                f"more than data.max_broken={max_broken:g} allows: {listed}"
+            )
+
+    def _fill(self, shard: ShardIndex, compute: Callable[[Tensor], Mapping[str, Tensor]], progress: Any) -> None:
+        tensors: dict[str, Tensor] = {}
+        broken: dict[str, str] = {}
+        for key in shard.keys:
+            try:
+                members = shard.read(key, ["mp4"])
+                if "mp4" not in members:
+                    raise IdanimError("no member 'mp4'")
+                computed = compute(self.window.read(members["mp4"]))
+            except IdanimError as error:
+                log.warning("%s: clip %s is left out: %s", shard.path.name, key, error)
+                broken[key] = str(error)
+            else:
+                tensors |= {f"{key}/{name}": value.cpu().contiguous() for name, value in computed.items()}
+            progress.update()
+        with atomic_path(self.path(shard)) as temporary:
+            metadata = {"broken": json.dumps(broken, ensure_ascii=False)}
+            safetensors.torch.save_file(tensors, temporary, metadata)
+
+    def broken(self, shard: ShardIndex) -> dict[str, str]:
+        """Keys of the clips that could not be read → why."""
+        return json.loads(_metadata(self.path(shard)).get("broken", "{}"))
+
+    def tensor(self, shard: ShardIndex, key: str, name: str) -> Tensor:
+        """One tensor of one clip.
+
+        Raises:
+            IdanimError: why the clip has none.
+        """
+        file, names = _open(self.path(shard))
+        if f"{key}/{name}" not in names:
+            raise IdanimError(self.broken(shard).get(key, f"no {self.kind} of it in {self.path(shard)}"))
+        return file.get_tensor(f"{key}/{name}")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise IdanimError(f"{path}: damaged ({error}); remove it and it is made again") from error
+
+
+@lru_cache(maxsize=16)
+def _open(path: Path) -> tuple[Any, frozenset[str]]:
+    file = safetensors.safe_open(path, "pt")
+    return file, frozenset(file.keys())
