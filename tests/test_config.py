@@ -170,8 +170,9 @@ def targets(node: Any) -> list[dict[str, Any]]:
 
 GIVEN_BY_CODE = {
     "idanim.models.adapter.FaceAdapter": {"backbone", "feature_dim"},
+    "idanim.models.face_id.face_id_adapter": {"backbone", "feature_dim"},
     "idanim.data.datamodule.ClipDataModule": {"encoder", "strategy", "reference_size"},
-    "idanim.training.module.AdapterTraining": {"backbone", "encoder", "adapter", "stored_config"},
+    "idanim.training.module.AdapterTraining": {"backbone", "encoder", "adapter", "identity_loss", "stored_config"},
     "idanim.training.loggers.wandb_logger": {"output"},
     "idanim.training.loggers.no_logger": {"output"},
     "torch.optim.AdamW": {"params"},
