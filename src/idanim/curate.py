@@ -94,8 +94,8 @@ def curate(run: Run) -> None:
         captions = caption_summary(accepted)
         write_report(run.output, decisions, plans, leaks, engine, captions)
         store.remove_others(results)
-        for folder in (run.output, run.output / "work"):
-            for leftover in folder.glob(".*.part*"):  # of a killed run
+        for pattern in (".*.part*", "work/.*.part*", "work/captions/*/.*.part*"):
+            for leftover in run.output.glob(pattern):  # of a killed run
                 leftover.unlink()
     except OSError as error:
         raise IdanimError(

@@ -49,8 +49,8 @@ class AnswerStore:
             if found is None:
                 found = ask()
                 write_json(path, asdict(found))
-        with self._guard:
-            self._locks.pop(key, None)
+            with self._guard:
+                self._locks.pop(key, None)  # whoever comes now finds the file
         return found
 
 
