@@ -85,6 +85,7 @@ class ServerModel:
             from openai import OpenAI
         except ImportError as error:
             raise IdanimError("captions by a server need the openai package: pip install 'idanim[captions]'") from error
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # else it has a line on every request
         return OpenAI(base_url=self.base_url, api_key=self._key, timeout=self._timeout_s, max_retries=self._max_retries)
 
     def answer(self, prompt: str, pictures: tuple[UInt8Array, ...]) -> Answer:
