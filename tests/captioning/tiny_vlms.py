@@ -15,7 +15,10 @@ SPECIAL = (
     "<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>",
     "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
 )  # fmt: skip
-WORDS = tuple("a person man woman with red hair smiles nods looks moves describe the : user assistant".split())
+WORDS = (
+    "a", "person", "man", "woman", "with", "red", "hair", "smiles", "nods", "looks", "moves", "describe", "the", ":",
+    "user", "assistant",
+)  # fmt: skip
 TOKENS = {token: i for i, token in enumerate((*SPECIAL, *WORDS))}
 IMAGE_PX = 28
 TEXT = {
@@ -115,8 +118,11 @@ def _qwen_parts(patch_px: int) -> tuple[Any, ...]:
     pictures = transformers.Qwen2VLImageProcessorPil(
         patch_size=patch_px, min_pixels=(2 * patch_px) ** 2, max_pixels=(4 * patch_px) ** 2
     )
-    return pictures, tokenizer(), PlainVideos(), chat_template(
-        "<|vision_start|> <|image_pad|> <|vision_end|>", "<|vision_start|> <|video_pad|> <|vision_end|>"
+    return (
+        pictures,
+        tokenizer(),
+        PlainVideos(),
+        chat_template("<|vision_start|> <|image_pad|> <|vision_end|>", "<|vision_start|> <|video_pad|> <|vision_end|>"),
     )
 
 

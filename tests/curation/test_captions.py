@@ -11,6 +11,8 @@ import pytest
 from caption_server import Reply, completion, pictures_of, prompt_of, serve
 from square_faces import arguments, curate, person, write_mp4
 
+from idanim.curate import make_captioner
+
 KINDS = ("attribute", "action", "unified")
 FAST = ("captions=server", "captions.model.model=tiny", "captions.model.max_retries=0")
 
@@ -139,6 +141,16 @@ def test_no_clip_is_lost_while_the_server_is_away(videos, tmp_path, capsys):
         curate(videos, output, *FAST, f"captions.model.base_url={server.url}")
     assert rows(output)["anna__0"]["caption_states"] == dict.fromkeys(KINDS, "written")
     assert report(output)["troubles"] == []
+
+
+def test_kinds_with_equal_settings_share_one_model(tmp_path):
+    server = {"_target_": "idanim.captioning.server.ServerModel", "base_url": "http://localhost/v1", "model": "m"}
+    config = {"text": "Somebody.", "num_frames": 8, "max_px": 512, "max_words": 9}
+    config["prompts"] = {"attribute": "Looks?", "action": "Moves?", "unified": "{attribute} {action}"}
+    config |= {"attribute": dict(server), "action": server | {"model": "other"}, "unified": dict(server)}
+    models = make_captioner(config, tmp_path).models
+    assert models["attribute"] is models["unified"]
+    assert models["action"].model == "other"
 
 
 def test_wrong_settings_of_the_server_end_the_run_and_videos_stay(videos, tmp_path):
