@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from idanim.captioning.model import Answer, NoAnswerError
 from idanim.pictures import encode_jpeg
@@ -17,6 +17,7 @@ from idanim.types import IdanimError, UInt8Array
 
 if TYPE_CHECKING:
     from openai import OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
 
 _SETTINGS_ARE_WRONG = (401, 403, 404)  # key, permission, address or model: the next question would fail as well
 
@@ -124,8 +125,8 @@ class ServerModel:
             # The raw reply: what is no chat completion, a web page for instance, is told apart below.
             raw = self._client.chat.completions.with_raw_response.create(
                 model=self.model,
-                messages=messages,
-                extra_body=self._options,  # type: ignore[arg-type]
+                messages=cast("list[ChatCompletionMessageParam]", messages),
+                extra_body=self._options,
             )
         except openai.APIStatusError as error:
             text = f"{self.base_url} replied {error.status_code}: {_short(error.response.text)}"

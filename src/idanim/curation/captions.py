@@ -127,7 +127,7 @@ def caption_summary(results: Sequence[Result]) -> dict[str, Any]:
         "troubles": the first captions that came to no text, with the reason in words.
     """
     states: dict[str, Counter[str]] = {}
-    troubles = []
+    troubles: list[dict[str, str]] = []
     without_text = 0
     for result in results:
         captions = result.captions or ClipCaptions({}, {})
