@@ -10,7 +10,7 @@ from idanim.config import Run, build, built_or_plain, program, storable
 log = logging.getLogger(__name__)
 
 
-@program("train")
+@program("train", aliases={"caption": "data.caption"})
 def main(run: Run) -> None:
     """Compose → build → fit."""
     # Torch and Lightning load only once the command line is right.

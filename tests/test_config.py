@@ -291,6 +291,14 @@ def test_programs_refuse_a_wrong_key_in_words(program: list[str], tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_kind_of_caption_has_a_short_name(tmp_path: Path) -> None:
+    result = run_program(
+        str(CONF_DIR.parent / "train.py"), "--cfg", "job", "caption=mixed", f"output={tmp_path}", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "  caption: mixed\n" in result.stdout
+
+
 def test_a_missing_value_is_asked_for(tmp_path: Path) -> None:
     result = run_program("-m", "idanim.curate", f"output={tmp_path / 'o'}", cwd=tmp_path)
     assert result.returncode == 1

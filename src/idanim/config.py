@@ -41,8 +41,18 @@ PATH_KEYS = (
     "data.shards",
     "data.latents",
     "faces.root",
+    "captions.model.path",
 )
-TEXT_KEYS = (*PATH_KEYS, "prompt", "faces.pack", "sampling.negative_prompt", "captions.text")
+TEXT_KEYS = (
+    *PATH_KEYS,
+    "prompt",
+    "faces.pack",
+    "sampling.negative_prompt",
+    "captions.text",
+    "captions.prompts.attribute",
+    "captions.prompts.action",
+    "captions.prompts.unified",
+)
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)

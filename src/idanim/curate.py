@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idanim.captioning.answers import AnswerStore
+from idanim.captioning.captioner import Captioner
+from idanim.captioning.model import CaptionModel
 from idanim.config import Run, build, program
-from idanim.curation.captions import CaptionTemplate
+from idanim.curation.captions import caption_all, caption_summary
 from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FacePool
@@ -21,9 +24,10 @@ from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
 from idanim.curation.sources import IdentityNames, find_videos
+from idanim.data.sample import CAPTION_KINDS, CaptionKind
 from idanim.types import IdanimError
 
-_RESULT_KEYS = ("faces", "seed", "sampling", "filter", "face_pool", "clip", "captions", "identity")
+_RESULT_KEYS = ("faces", "seed", "sampling", "filter", "face_pool", "clip", "identity")
 _PLACE_KEYS = ("root", "threads")  # of `faces`: where and how fast, not what
 
 
@@ -35,14 +39,35 @@ def make_curator(config: dict[str, Any]) -> Curator:
         face_filter=FaceFilter(**config["filter"]),
         face_pool=FacePool(**config["face_pool"]),
         clip=Clip(**config["clip"]),
-        template=CaptionTemplate(**config["captions"]),
         identities=IdentityNames(**config["identity"]),
         seed=config["seed"],
     )
 
 
+def make_captioner(config: dict[str, Any], answers: Path) -> Captioner:
+    """Build the captioner that the node `captions` describes; kinds with equal nodes share one model.
+
+    Args:
+        config: the node.
+        answers: folder that keeps the models' answers.
+    """
+    built: list[tuple[dict[str, Any], CaptionModel]] = []
+    models: dict[CaptionKind, CaptionModel] = {}
+    for kind in CAPTION_KINDS:
+        node = config[kind]
+        if node is None:
+            continue
+        model = next((model for other, model in built if other == node), None)
+        if model is None:
+            model = build(node)
+            built.append((node, model))
+        models[kind] = model
+    settings = {key: config[key] for key in ("prompts", "num_frames", "max_px", "max_words")}
+    return Captioner(models, template=config["text"], answers=AnswerStore(answers), **settings)
+
+
 def curate(run: Run) -> None:
-    """Curate all videos, then link and pack the accepted ones.
+    """Curate all videos, then caption, link and pack the accepted ones.
 
     Raises:
         IdanimError: no videos, no face models, the output belongs to other videos or can't be written.
@@ -54,6 +79,7 @@ def curate(run: Run) -> None:
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
     curator = make_curator(settings)  # before anything is written: wrong settings fail at once and in words
+    captioner = make_captioner(config["captions"], run.output / "work" / "captions")
     engine = curator.engine.name
     settings_that_count = settings | {"faces": _without(config["faces"], _PLACE_KEYS) | {"name": engine}}
     store = ResultStore(run.output / "work" / "videos", settings_that_count)
@@ -61,21 +87,22 @@ def curate(run: Run) -> None:
         claim(run.output, source, config["replace"])
         in_workers = functools.partial(make_curator, settings)
         results = curate_all(curator, in_workers, videos, store, config["workers"])
-        accepted = [result for result in results if result.decision.accepted]
+        accepted = caption_all(captioner, [result for result in results if result.decision.accepted])
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]
-        write_report(run.output, decisions, plans, leaks, engine)
+        captions = caption_summary(accepted)
+        write_report(run.output, decisions, plans, leaks, engine, captions)
         store.remove_others(results)
-        for folder in (run.output, run.output / "work"):
-            for leftover in folder.glob(".*.part*"):  # of a killed run
+        for pattern in (".*.part*", "work/.*.part*", "work/captions/*/.*.part*"):
+            for leftover in run.output.glob(pattern):  # of a killed run
                 leftover.unlink()
     except OSError as error:
         raise IdanimError(
             f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "
             "make room and give the same command again"
         ) from error
-    print(terminal_table(decisions, leaks))
+    print(terminal_table(decisions, leaks, captions))
     print(f"{run.output / 'report.md'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
 
 

@@ -72,7 +72,7 @@ def write_mp4(path, frames, fps=25):
     return path
 
 
-def _arguments(source, output, overrides):
+def arguments(source, output, overrides):
     """The program's arguments for square faces and small clips."""
     squares = ["faces._target_=square_faces.SquareFaces", "filter.min_face_px=12", "clip.size=32"]
     return [f"input={source}", f"output={output}", *squares, *overrides]
@@ -81,7 +81,7 @@ def _arguments(source, output, overrides):
 def curate(source, output, *overrides):
     """Run the real program; returns the output folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["curate", *_arguments(source, output, overrides)])
+        patch.setattr(sys, "argv", ["curate", *arguments(source, output, overrides)])
         main()
     return Path(output)
 
@@ -89,5 +89,5 @@ def curate(source, output, *overrides):
 def curate_in_a_process(source, output, *overrides, environment=None, **kwargs):
     """Run the program as a user does, in a process that may be killed."""
     variables = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | (environment or {})
-    command = [sys.executable, "-m", "idanim.curate", *_arguments(source, output, overrides)]
+    command = [sys.executable, "-m", "idanim.curate", *arguments(source, output, overrides)]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, **kwargs)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,45 @@ def test_caption_kinds(shards: Path) -> None:
     assert actions == {"moving"}
     with pytest.raises(IdanimError, match=r"data\.caption"):
         batches(make_data(shards, caption="nonsense"))
+
+
+def test_mixed_captions_are_drawn_for_each_sample_alone(shards: Path) -> None:
+    data = make_data(shards, caption="mixed", null_text_prob=0.0)
+    data.prepare_data()
+    dataset = data._dataset("train", InOrder([4, 4, 4]), 0.0)
+    forward = [dataset[number].caption for number in range(240)]
+    backward = [dataset[number].caption for number in reversed(range(240))]
+    assert forward == backward[::-1]
+    kinds = [("action" if c == "moving" else "unified" if c.endswith("moving") else "attribute") for c in forward]
+    assert all(60 <= kinds.count(kind) <= 100 for kind in ("attribute", "action", "unified"))
+    unified = [c for b in batches(make_data(shards, null_text_prob=0.0)) for c in b.captions]
+    mixed = batches(make_data(shards, caption="mixed", null_text_prob=0.0))
+    assert all(c in u for u, c in zip(unified, (c for b in mixed for c in b.captions), strict=True))  # the same clips
+    for a, b in zip(mixed[3:], batches(make_data(shards, caption="mixed", null_text_prob=0.0, step=3)), strict=True):
+        assert_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("present", "asked", "expected"),
+    [
+        (("attribute", "action"), "unified", "moving"),
+        (("attribute",), "unified", "person 1"),
+        (("attribute", "unified"), "action", "person 1 moving"),
+        (("attribute",), "mixed", "person 1"),
+    ],
+)
+def test_a_missing_kind_falls_back_to_the_richest(
+    tmp_path: Path, present: tuple[str, ...], asked: str, expected: str
+) -> None:
+    sample = make_sample(1)
+    captions = {kind: text for kind, text in sample.meta.captions.items() if kind in present}
+    states = {kind: "written" if kind in present else "refused" for kind in sample.meta.captions}
+    write_shard(
+        tmp_path / "train-000000.tar",
+        [replace(sample, meta=replace(sample.meta, captions=captions, caption_states=states))],
+    )
+    (batch, *_) = batches(make_data(tmp_path, caption=asked, null_text_prob=0.0, batch_size=1))
+    assert batch.captions == [expected]
 
 
 def break_one(folder: Path, **members: bytes | None) -> None:

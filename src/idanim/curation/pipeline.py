@@ -1,10 +1,13 @@
-"""The stages in order: from one video file to one clip sample, or to the named reason why there is none."""
+"""The stages in order: from one video file to one clip sample, or to the named reason why there is none.
+
+Behind them come `captions.py`, which captions the samples that were accepted, and `pack.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from idanim.curation.captions import CaptionTemplate, read_sidecar
+from idanim.curation.captions import UNCAPTIONED, read_sidecar
 from idanim.curation.chance import rng_for
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FaceDraw, FacePool
@@ -27,7 +30,6 @@ class Curator:
         face_filter: which videos show one person well.
         face_pool: how faces are drawn and stored.
         clip: how the clip is cut.
-        template: caption of a video that has none.
         identities: who is shown.
         seed: of the random draws.
     """
@@ -37,7 +39,6 @@ class Curator:
     face_filter: FaceFilter
     face_pool: FacePool
     clip: Clip
-    template: CaptionTemplate
     identities: IdentityNames
     seed: int
 
@@ -68,9 +69,6 @@ class Curator:
         span = self.clip.choose_span(scan)
         cut = self.clip.cut(video, scan, span)
 
-        # caption
-        captions = self.template.fill(sidecar.captions)
-
         # store
         stored = [self.face_pool.store(face, "pool", video.key, self.engine) for face in pool]
         stored.append(self.face_pool.store(cut.first_face, "first_frame", video.key, self.engine))
@@ -85,9 +83,10 @@ class Curator:
             width=cut.frames.shape[2],
             height=cut.frames.shape[1],
             crop_box=(left, top, right, bottom),
-            captions=captions,
+            captions=sidecar.captions or {"unified": UNCAPTIONED},
             face_engine=self.engine.name,
             faces=tuple(face for face, _ in stored),
+            caption_states=sidecar.states,
         )
         first_frame = encode_jpeg(cut.frames[0], self.face_pool.jpeg_quality)
         video_bytes = encode_mp4(cut.frames, scan.fps)

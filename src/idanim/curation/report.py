@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from idanim.captioning.caption import STATES
 from idanim.curation.decision import REASONS, Decision
 from idanim.curation.link import Leak
 from idanim.curation.pack import ShardPlan
@@ -17,7 +18,12 @@ LISTED_LEAKS = 20
 
 
 def write_report(
-    output: Path, decisions: Sequence[Decision], plans: Sequence[ShardPlan], leaks: Sequence[Leak], engine: str
+    output: Path,
+    decisions: Sequence[Decision],
+    plans: Sequence[ShardPlan],
+    leaks: Sequence[Leak],
+    engine: str,
+    captions: Mapping[str, Any],
 ) -> None:
     """Write `report.json` and `report.md`.
 
@@ -27,9 +33,13 @@ def write_report(
         plans: what each shard holds.
         leaks: people who seem to be in both splits, most similar first.
         engine: name of the face engine.
+        captions: what `caption_summary` returned.
     """
-    write_json(output / "report.json", summary(decisions, plans, leaks, engine))
-    write_text(output / "report.md", "# Curation\n\n" + _markdown(decisions, plans, leaks, engine))
+    write_json(output / "report.json", summary(decisions, plans, leaks, engine) | {"captions": captions})
+    write_text(
+        output / "report.md",
+        "# Curation\n\n" + _markdown(decisions, plans, leaks, engine) + _captions_markdown(captions),
+    )
 
 
 def summary(
@@ -48,12 +58,17 @@ def summary(
     }
 
 
-def terminal_table(decisions: Sequence[Decision], leaks: Sequence[Leak]) -> str:
-    """Counts by reason, each rejected video with its reason, and people who seem to be in both splits."""
+def terminal_table(decisions: Sequence[Decision], leaks: Sequence[Leak], captions: Mapping[str, Any]) -> str:
+    """Counts by reason, each rejected video with its reason, captions, and people who seem to be in both splits."""
     accepted = sum(decision.accepted for decision in decisions)
     lines = [f"{accepted:>6} accepted", f"{len(decisions) - accepted:>6} rejected"]
     lines += [f"{count:>12} {reason}: {REASONS[reason]}" for reason, count in _reasons(decisions)]
     lines += [f"  {d.source}: {d.reason} ({d.text})" for d in decisions if not d.accepted]
+    for kind, counts in captions["states"].items():
+        lines.append(f"{kind} captions: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    if captions["troubles"]:
+        first = captions["troubles"][0]
+        lines.append(f"  e.g. {first['source']}, {first['kind']}: {first['state']} ({first['text']})")
     if leaks:
         lines += ["", f"warning: {_leak_warning(leaks)}"]
         lines += [f"  {leak.train} – {leak.val}: {leak.similarity:.2f}" for leak in leaks[:LISTED_LEAKS]]
@@ -96,6 +111,18 @@ def _markdown(decisions: Sequence[Decision], plans: Sequence[ShardPlan], leaks: 
         lines += [
             f"| {_cell(leak.train)} | {_cell(leak.val)} | {leak.similarity:.2f} |" for leak in leaks[:LISTED_LEAKS]
         ]
+    return "\n".join(lines) + "\n"
+
+
+def _captions_markdown(captions: Mapping[str, Any]) -> str:
+    lines = ["", "| caption | state | clips | meaning |", "|---|---|---:|---|"]
+    for kind, counts in captions["states"].items():
+        lines += [f"| {kind} | {state} | {count} | {STATES[state]} |" for state, count in counts.items()]
+    lines += ["", f"{captions['without_text']} clips have no caption but the template."]
+    if captions["troubles"]:
+        lines += ["", "| video | caption | state | in words |", "|---|---|---|---|"]
+        rows = ([row[key] for key in ("source", "kind", "state", "text")] for row in captions["troubles"])
+        lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from idanim.captioning.caption import ClipCaptions
 from idanim.curation.decision import RETRIED, Decision
 from idanim.curation.sources import SourceVideo
 from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, from_members, parse_meta
@@ -47,10 +48,18 @@ class Result:
     Attributes:
         decision: what became of it.
         path: the file that holds the result.
+        captions: take the place of those in the file, once the clip is captioned.
     """
 
     decision: Decision
     path: Path
+    captions: ClipCaptions | None = None
+
+    @property
+    def version(self) -> str:
+        """Names the state of the sample."""
+        captions = [self.captions.texts, self.captions.states] if self.captions else None
+        return f"{self.path.name} {json.dumps(captions, sort_keys=True)}"
 
     def sample(self) -> ClipSample:
         """The sample of an accepted video.
@@ -58,12 +67,23 @@ class Result:
         Raises:
             IdanimError: the file was damaged since.
         """
-        return from_members(ShardIndex.scan(self.path).read(self.decision.key))
+        sample = from_members(ShardIndex.scan(self.path).read(self.decision.key))
+        return replace(sample, meta=self._captioned(sample.meta))
+
+    def video(self) -> bytes:
+        """The mp4 of the sample."""
+        content: bytes = ShardIndex.scan(self.path).read(self.decision.key, ["mp4"])["mp4"]
+        return content
 
     def meta(self) -> ClipMeta:
         """The JSON part of the sample."""
         key = self.decision.key
-        return parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key)
+        return self._captioned(parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key))
+
+    def _captioned(self, meta: ClipMeta) -> ClipMeta:
+        if self.captions is None:
+            return meta
+        return replace(meta, captions=self.captions.texts, caption_states=self.captions.states)
 
     def faces(self, indices: Sequence[int]) -> tuple[tuple[FaceMeta, ...], tuple[bytes, ...]]:
         """Records and JPEG bytes of some of the sample's faces."""

@@ -53,8 +53,8 @@ class ClipDataset(Dataset[ClipItem]):
         order: running number → place.
         strategy: chooses the reference pictures.
         reference_size: side of the reference pictures in pixels.
-        caption: "attribute", "action", "unified" or "mixed" (one of those at random). A clip without the
-            asked kind gives the richest that it has: unified, else action, else attribute.
+        caption: "attribute", "action", "unified" or "mixed" (one of those that the clip has, each as likely). A
+            clip without the asked kind gives the richest that it has: unified, else action, else attribute.
         null_text_prob: how often the caption is replaced by the null text.
         seed: of everything random.
         max_broken: share of broken clips among those read at which reading stops with an error.

@@ -74,6 +74,9 @@ class ClipMeta:
         captions: text by kind, at least one of "attribute", "action", "unified".
         face_engine: engine and pack that found and embedded the faces.
         faces: one record a face crop, in the order of the `face.<i>.jpg` members.
+        caption_states: what became of each kind of caption that was given or asked for: "given", "written",
+            "template", or why there is no text of that kind (`idanim.captioning.caption.STATES`). The text of a
+            unified caption whose state is none of those three is the template's.
         schema: version of this layout.
     """
 
@@ -89,6 +92,7 @@ class ClipMeta:
     captions: dict[str, str]
     face_engine: str
     faces: tuple[FaceMeta, ...] = ()
+    caption_states: dict[str, str] = field(default_factory=dict)
     schema: int = field(default=SCHEMA_VERSION)
 
 
@@ -159,6 +163,7 @@ def parse_meta(content: bytes, key: str) -> ClipMeta:
         raise IdanimError(f"{where}: its json is a {type(raw).__name__}, expected an object")
     if raw.get("schema") != SCHEMA_VERSION:
         raise IdanimError(f"{where}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
+    raw = dict(_MAY_BE_MISSING) | raw
     _check(raw, _CLIP_FIELDS, where)
     if raw["key"] != key:
         raise IdanimError(f"{where}: key is {raw['key']!r}, but the tar calls it {key!r}")
@@ -200,6 +205,11 @@ _TEXT = ("some text", lambda value: _is_text(value) and value != "")
 _NUMBER = ("a finite number", _is_number)
 _BOX = ("4 finite numbers", lambda value: _is_numbers(value, 4))
 
+_TEXTS = (
+    "an object that holds text",
+    lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+)
+
 _Fields = Mapping[str, tuple[str, Callable[[Any], bool]]]
 _CLIP_FIELDS: _Fields = {
     "key": _TEXT,
@@ -211,10 +221,8 @@ _CLIP_FIELDS: _Fields = {
     "width": _whole_from(1),
     "height": _whole_from(1),
     "crop_box": _BOX,
-    "captions": (
-        "an object that holds text",
-        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
-    ),
+    "captions": _TEXTS,
+    "caption_states": _TEXTS,
     "face_engine": _TEXT,
     "faces": ("a list", lambda value: isinstance(value, list)),
     "schema": _whole_from(SCHEMA_VERSION),
@@ -239,6 +247,9 @@ _FACE_FIELDS: _Fields = {
     ),
 }
 """Field → (what it should be, whether a value from JSON is that)."""
+
+_MAY_BE_MISSING: Mapping[str, Any] = {"caption_states": {}}
+"""Fields that older shards do not have → what they stand for."""
 
 
 def _check(raw: Any, expected: _Fields, where: str) -> None:
