@@ -1,12 +1,17 @@
-"""Make clip shards from a folder of videos: `python -m idanim.curate input=<videos> output=<folder>`."""
+"""Make clip shards from a folder of videos: `python -m idanim.curate input=<videos> output=<folder>`.
+
+`python -m idanim.curate inspect <shard or folder>` shows what shards hold.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idanim import inspect_shards
 from idanim.config import Run, build, program
 from idanim.curation.captions import CaptionTemplate
 from idanim.curation.claim import claim
@@ -17,6 +22,7 @@ from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
+from idanim.curation.report_page import write_page
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
@@ -66,17 +72,18 @@ def curate(run: Run) -> None:
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]
         write_report(run.output, decisions, plans, leaks, engine)
+        write_page(run.output, results, engine)
         store.remove_others(results)
         for folder in (run.output, run.output / "work"):
             for leftover in folder.glob(".*.part*"):  # of a killed run
                 leftover.unlink()
     except OSError as error:
         raise IdanimError(
-            f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "
+            f"can't write to {error.filename or run.output}: {error.strerror or error}. Finished videos are kept: "
             "make room and give the same command again"
         ) from error
     print(terminal_table(decisions, leaks))
-    print(f"{run.output / 'report.md'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
+    print(f"{run.output / 'report.html'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
 
 
 def _of_split(split: str, plans: Sequence[ShardPlan], accepted: Sequence[Result]) -> list[Result]:
@@ -88,7 +95,16 @@ def _without(node: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-main = program("curate")(curate)
+_curate_program = program("curate")(curate)
+
+
+def main() -> None:
+    """The command line."""
+    if sys.argv[1:2] == ["inspect"]:
+        inspect_shards.main(sys.argv[2:])
+    else:
+        _curate_program()
+
 
 if __name__ == "__main__":
     main()

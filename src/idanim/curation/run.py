@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import av
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from idanim.curation.decision import Decision
 from idanim.curation.pipeline import Curator
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.sources import SourceVideo
+from idanim.curation.witness import Witness
 from idanim.data.sample import ClipSample
 from idanim.types import IdanimError
 from idanim.video import UnusableVideoError
@@ -87,7 +89,9 @@ def curate_all(
 
 def _curate_and_save(curator: Curator, video: SourceVideo, store: ResultStore) -> Result:
     stem = store.stem(video)  # before it is read: a video that is still being copied is done again next time
-    return store.save(stem, video, curate_one(curator, video))
+    witness = Witness(curator.engine)
+    outcome = curate_one(replace(curator, engine=witness), video)
+    return store.save(stem, video, outcome, witness.picture() if isinstance(outcome, Decision) else None)
 
 
 _worker: tuple[Curator, ResultStore] | None = None  # of a worker process; set once, when it starts
