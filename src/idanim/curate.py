@@ -16,6 +16,7 @@ from idanim.config import Run, build, program
 from idanim.curation.captions import CaptionTemplate
 from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
+from idanim.curation.dispatch import Engine
 from idanim.curation.face_pool import FacePool
 from idanim.curation.filters import FaceFilter
 from idanim.curation.link import Linker
@@ -59,14 +60,14 @@ def curate(run: Run) -> None:
     packing = Packing(**config["shards"], seed=config["seed"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
-    curator = make_curator(settings)  # before anything is written: wrong settings fail at once and in words
-    engine = curator.engine.name
+    workers: Engine = build(config["engine"])
+    # Before anything is written: wrong settings fail at once and in words. The workers build their own.
+    engine = make_curator(settings).engine.name
     settings_that_count = settings | {"faces": _without(config["faces"], _PLACE_KEYS) | {"name": engine}}
     store = ResultStore(run.output / "work" / "videos", settings_that_count)
     try:
         claim(run.output, source, config["replace"])
-        in_workers = functools.partial(make_curator, settings)
-        results = curate_all(curator, in_workers, videos, store, config["workers"])
+        results = curate_all(workers, functools.partial(make_curator, settings), videos, store)
         accepted = [result for result in results if result.decision.accepted]
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
