@@ -52,7 +52,7 @@ echo "── 3/3 evaluate: a grid of people × prompts, generated and scored"
 "$PYTHON" evaluate.py "ckpt=$OUTPUT/train/adapter.safetensors" "output=$OUTPUT/evaluation" "${faces[@]}" "${evaluation[@]}"
 
 echo
-echo "dataset     $SHARDS/report.md"
+echo "dataset     $SHARDS/report.html"
 echo "adapter     $OUTPUT/train/adapter.safetensors, loss curve $OUTPUT/train/curves.png"
 echo "evaluation  $OUTPUT/evaluation/report.md, pictures $OUTPUT/evaluation/grid.png, videos $OUTPUT/evaluation/videos/"
 

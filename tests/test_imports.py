@@ -32,6 +32,7 @@ ENTRY_POINTS = {
     "curate",
     "evaluation",
     "generate",
+    "inspect_shards",
     "person_videos",
     "previews",
     "shard_people",

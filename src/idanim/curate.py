@@ -1,12 +1,17 @@
-"""Make clip shards from a folder of videos: `python -m idanim.curate input=<videos> output=<folder>`."""
+"""Make clip shards from a folder of videos: `python -m idanim.curate input=<videos> output=<folder>`.
+
+`python -m idanim.curate inspect <shard or folder>` shows what shards hold.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idanim import inspect_shards
 from idanim.captioning.answers import AnswerStore
 from idanim.captioning.captioner import Captioner
 from idanim.captioning.model import CaptionModel
@@ -14,12 +19,14 @@ from idanim.config import Run, build, program
 from idanim.curation.captions import caption_all, caption_summary
 from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
+from idanim.curation.dispatch import Engine
 from idanim.curation.face_pool import FacePool
 from idanim.curation.filters import FaceFilter
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
+from idanim.curation.report_page import write_page
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
@@ -78,32 +85,33 @@ def curate(run: Run) -> None:
     packing = Packing(**config["shards"], seed=config["seed"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
-    curator = make_curator(settings)  # before anything is written: wrong settings fail at once and in words
     captioner = make_captioner(config["captions"], run.output / "work" / "captions")
-    engine = curator.engine.name
+    workers: Engine = build(config["engine"])
+    # Before anything is written: wrong settings fail at once and in words. The workers build their own.
+    engine = make_curator(settings).engine.name
     settings_that_count = settings | {"faces": _without(config["faces"], _PLACE_KEYS) | {"name": engine}}
     store = ResultStore(run.output / "work" / "videos", settings_that_count)
     try:
         claim(run.output, source, config["replace"])
-        in_workers = functools.partial(make_curator, settings)
-        results = curate_all(curator, in_workers, videos, store, config["workers"])
+        results = curate_all(workers, functools.partial(make_curator, settings), videos, store)
         accepted = caption_all(captioner, [result for result in results if result.decision.accepted])
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]
         captions = caption_summary(accepted)
         write_report(run.output, decisions, plans, leaks, engine, captions)
+        write_page(run.output, results, engine)
         store.remove_others(results)
         for pattern in (".*.part*", "work/.*.part*", "work/captions/*/.*.part*"):
             for leftover in run.output.glob(pattern):  # of a killed run
                 leftover.unlink()
     except OSError as error:
         raise IdanimError(
-            f"can't write to {error.filename or run.output}: {error.strerror}. Finished videos are kept: "
+            f"can't write to {error.filename or run.output}: {error.strerror or error}. Finished videos are kept: "
             "make room and give the same command again"
         ) from error
     print(terminal_table(decisions, leaks, captions))
-    print(f"{run.output / 'report.md'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
+    print(f"{run.output / 'report.html'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
 
 
 def _of_split(split: str, plans: Sequence[ShardPlan], accepted: Sequence[Result]) -> list[Result]:
@@ -115,7 +123,16 @@ def _without(node: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-main = program("curate")(curate)
+_curate_program = program("curate")(curate)
+
+
+def main() -> None:
+    """The command line."""
+    if sys.argv[1:2] == ["inspect"]:
+        inspect_shards.main(sys.argv[2:])
+    else:
+        _curate_program()
+
 
 if __name__ == "__main__":
     main()

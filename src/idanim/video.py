@@ -279,13 +279,14 @@ def read_frames(source: Source, indices: Iterable[int] | None = None) -> UInt8Ar
 # --------------------------------------------------------------------------------------------- writing
 
 
-def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17) -> bytes:
+def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17, preset: str = "medium") -> bytes:
     """Encode an h264 mp4: yuv420p, short groups of pictures, index in front, the same bytes every time.
 
     Args:
         frames: [F, H, W, 3] uint8 RGB; H and W even, because colour is stored at half resolution.
         fps: frames per second.
         crf: x264's constant rate factor; lower is better and larger.
+        preset: x264's trade of time for size.
 
     Raises:
         ValueError: frames of another shape or type, none at all, or odd sizes.
@@ -300,7 +301,7 @@ def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17) -> bytes:
     options = {"moov_size": str(2048 + 32 * len(frames)), "fflags": "+bitexact"}
     with av.open(stream, "w", format="mp4", options=options) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset, "threads": "1"})
         video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", GOP_FRAMES
         for rgb in frames:
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")

@@ -1,5 +1,6 @@
 """A face engine that takes coloured squares for faces, videos made of them, and the program run on those."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,19 +23,33 @@ class SquareFaces:
     """Each pure red, green or blue square is a face; its vector is the colour of its middle.
 
     Tests that run it in a process of its own steer it by environment variables: SQUARE_FACES_DIE_AFTER kills the
-    process at that many pictures, as `kill -9` does.
+    process at that many pictures, as `kill -9` does, and SQUARE_FACES_KILL_PARENT_AFTER the one that started it;
+    SQUARE_FACES_DIE_SHADE and SQUARE_FACES_HANG_SHADE do so at a square of that shade.
     """
 
     name = "squares/1"
 
     def __init__(self, **ignored):
         self._left = int(os.environ.get("SQUARE_FACES_DIE_AFTER", "-1"))
+        self._parent_left = int(os.environ.get("SQUARE_FACES_KILL_PARENT_AFTER", "-1"))
+        self._die_shade = int(os.environ.get("SQUARE_FACES_DIE_SHADE", "-99"))
+        self._hang_shade = int(os.environ.get("SQUARE_FACES_HANG_SHADE", "-99"))
 
-    def detect(self, rgb):
+    def _obey(self, rgb):
         self._left -= 1
-        if self._left == 0:
+        self._parent_left -= 1
+        brightness = int(rgb.max())  # of the square
+        if self._left == 0 or abs(255 - self._die_shade - brightness) < 4:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(10)
+        parent = multiprocessing.parent_process()
+        if self._parent_left == 0 and parent is not None and parent.pid == os.getppid():  # else it is dead already
+            os.kill(parent.pid, signal.SIGKILL)
+        if abs(255 - self._hang_shade - brightness) < 4:
+            time.sleep(600)
+
+    def detect(self, rgb):
+        self._obey(rgb)
         faces = []
         for channel in range(3):
             others = np.delete(rgb.astype(int), channel, axis=2).max(2)
@@ -75,7 +90,8 @@ def write_mp4(path, frames, fps=25):
 def arguments(source, output, overrides):
     """The program's arguments for square faces and small clips."""
     squares = ["faces._target_=square_faces.SquareFaces", "filter.min_face_px=12", "clip.size=32"]
-    return [f"input={source}", f"output={output}", *squares, *overrides]
+    # In this process, which is quicker; `overrides` come later and win.
+    return [f"input={source}", f"output={output}", "workers=0", *squares, *overrides]
 
 
 def curate(source, output, *overrides):
@@ -88,6 +104,7 @@ def curate(source, output, *overrides):
 
 def curate_in_a_process(source, output, *overrides, environment=None, **kwargs):
     """Run the program as a user does, in a process that may be killed."""
-    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | (environment or {})
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (environment or {})
     command = [sys.executable, "-m", "idanim.curate", *arguments(source, output, overrides)]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, **kwargs)

@@ -306,19 +306,3 @@ class TestInterrupted:
         assert leftovers(output) == []
         assert not (output / "work" / "shards").exists()
         assert shard_bytes(curate(videos, output)) == reference
-
-
-class TestWorkers:
-    def test_the_same_bytes_from_two_processes(self, videos, tmp_path, reference):
-        assert shard_bytes(curate(videos, tmp_path / "out", "workers=2")) == reference
-
-    @pytest.mark.slow
-    def test_a_killed_worker_is_told_in_words_and_finished_videos_stay(self, videos, tmp_path, reference, monkeypatch):
-        output = tmp_path / "out"
-        with monkeypatch.context() as patch:
-            patch.setenv("SQUARE_FACES_DIE_AFTER", "20")  # in each worker's second video
-            with pytest.raises(SystemExit, match="a worker process was killed"):
-                curate(videos, output, "workers=2")
-        assert list(output.glob("*.tar")) == []
-        assert list((output / "work" / "videos").glob("*.tar"))
-        assert shard_bytes(curate(videos, output)) == reference

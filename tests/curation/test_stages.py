@@ -20,6 +20,7 @@ from idanim.curation.cut import Clip, square_crop
 from idanim.curation.decision import REASONS, RETRIED, Decision, RejectedError
 from idanim.curation.face_pool import Cutout, FaceDraw
 from idanim.curation.link import Linker
+from idanim.curation.local_engine import LocalEngine
 from idanim.curation.pack import Packing
 from idanim.curation.results import ClipEntry, ResultStore
 from idanim.curation.run import curate_all
@@ -392,7 +393,7 @@ class TestRun:
             failing = dataclasses.replace(curator, engine=Failing(error))
             videos = find_videos(tmp_path / "in")
             store = ResultStore(tmp_path / "work", {"settings": settings})
-            results = curate_all(failing, lambda: failing, videos, store, workers=1)
+            results = curate_all(LocalEngine(0), lambda: failing, videos, store)
             return [result.decision.reason for result in results]
 
         return run
@@ -450,5 +451,6 @@ class TestRun:
         (video,) = find_videos(tmp_path / "in")
         store = ResultStore(tmp_path / "work", {})
         stem = store.stem(video)
-        curate_all(dataclasses.replace(curator, engine=WhileItArrives()), None, [video], store, workers=1)
-        assert [kept.stem for kept in (tmp_path / "work").iterdir()] == [stem] != [store.stem(video)]
+        arriving = dataclasses.replace(curator, engine=WhileItArrives())
+        curate_all(LocalEngine(0), lambda: arriving, [video], store)
+        assert {kept.stem for kept in (tmp_path / "work").iterdir()} == {stem} != {store.stem(video)}

@@ -23,11 +23,13 @@ REASONS = {
     "face_pool_too_small": "too few frames with exactly one face to draw the face pool from",
     "bad_sidecar": "the .json or .txt file beside the video can't be used",
     "internal_error": "a library failed on this video; the text says how",
+    "kills_worker": "two worker processes ended while they worked on it",
+    "timed_out": "the work took longer than allowed",
 }
 """Every reason a video can be rejected for, with its meaning."""
 
 
-RETRIED = frozenset({"file_not_readable", "bad_sidecar", "internal_error"})
+RETRIED = frozenset({"file_not_readable", "bad_sidecar", "internal_error", "kills_worker", "timed_out"})
 """Reasons that may be gone the next time, for instance a network folder that was away: such a video is tried again."""
 
 

@@ -8,16 +8,14 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from idanim.curation.annotations import JSONL, PARQUET, Place, annotation, write_annotations
 from idanim.curation.chance import place
 from idanim.curation.link import FaceChoice, Linker, with_faces
 from idanim.curation.results import ClipEntry, Result
 from idanim.data.shards import SHARD_NAME, write_shard
-from idanim.files import atomic_path, write_json
+from idanim.files import write_json
 from idanim.types import IdanimError
-
-ANNOTATIONS = "annotations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Packing:
 
 
 def write_shards(output: Path, accepted: Sequence[Result], packing: Packing, linker: Linker) -> list[ShardPlan]:
-    """Write all shards and `annotations.jsonl`, in place of those of an earlier run.
+    """Write all shards and the annotations, in place of those of an earlier run.
 
     New files are written whole into a folder of their own first. Only when all are complete do they take the place
     of old ones, and old ones without a successor go. If nothing has changed, nothing is written.
@@ -119,8 +117,8 @@ def write_shards(output: Path, accepted: Sequence[Result], packing: Packing, lin
     entries = [result.entry() for result in accepted]
     links = linker.choose(entries)
     plans = packing.plan(entries, links)
-    names = [*(plan.name for plan in plans), ANNOTATIONS]
-    contents = [[asdict(plan) for plan in plans], links, sorted(result.version for result in accepted)]
+    names = [*(plan.name for plan in plans), JSONL, PARQUET]
+    contents = [names, [asdict(plan) for plan in plans], links, sorted(result.version for result in accepted)]
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     marker = output / "work" / "packed.json"
     if not _is_current(output, marker, digest):
@@ -158,14 +156,11 @@ def _write_staged(
     for plan in plans:
         samples = (with_faces(results[key].sample(), links[key], results) for key in plan.keys)
         write_shard(staging / plan.name, samples)
-    with atomic_path(staging / ANNOTATIONS) as path, path.open("w", encoding="utf-8") as file:
-        for plan in plans:
-            for key in plan.keys:
-                row = _annotation(results[key], plan, links[key])
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _annotation(result: Result, plan: ShardPlan, links: Sequence[FaceChoice]) -> dict[str, Any]:
-    """All that is known of a clip but its pixels; faces of other clips by their place only."""
-    linked = [{"clip": key, "face": i} for key, indices in links for i in indices]
-    return {"split": plan.split, "shard": plan.name} | asdict(result.meta()) | {"linked_faces": linked}
+    places = {
+        key: Place(
+            plan.split, plan.name, tuple({"clip": other, "face": i} for other, faces in links[key] for i in faces)
+        )
+        for plan in plans
+        for key in plan.keys
+    }
+    write_annotations(staging, (annotation(place, results[key].meta()) for key, place in places.items()))

@@ -6,6 +6,7 @@ Behind them come `captions.py`, which captions the samples that were accepted, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Final
 
 from idanim.curation.captions import UNCAPTIONED, read_sidecar
 from idanim.curation.chance import rng_for
@@ -18,6 +19,9 @@ from idanim.data.sample import ClipMeta, ClipSample
 from idanim.faces.engine import FaceEngine
 from idanim.pictures import encode_jpeg
 from idanim.video import VideoReader, encode_mp4
+
+CLIP_ENCODING: Final[dict[str, Any]] = {"crf": 16, "preset": "veryfast"}
+"""In 40 % of the time of x264's own preset at crf 17 (LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -89,5 +93,5 @@ class Curator:
             caption_states=sidecar.states,
         )
         first_frame = encode_jpeg(cut.frames[0], self.face_pool.jpeg_quality)
-        video_bytes = encode_mp4(cut.frames, scan.fps)
+        video_bytes = encode_mp4(cut.frames, scan.fps, **CLIP_ENCODING)
         return ClipSample(meta, video_bytes, first_frame, tuple(picture for _, picture in stored))

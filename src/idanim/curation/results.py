@@ -1,7 +1,8 @@
 """Finished videos on disk, one file each, so that an interrupted run goes on where it stopped.
 
 A result is a one-sample shard `<key>-<version>.tar` for an accepted video and `<key>-<version>.json` for a rejected
-one. The version names the file, its sidecars and all settings it depends on. Files are whole or not there.
+one, with `<key>-<version>.jpg` beside it where there are pictures to show. The version names the file, its sidecars and
+all settings it depends on. Files are whole or not there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from idanim.curation.decision import RETRIED, Decision
 from idanim.curation.sources import SourceVideo
 from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, from_members, parse_meta
 from idanim.data.shards import ShardIndex, write_shard
-from idanim.files import write_json
+from idanim.files import write_bytes, write_json
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised when the same video and settings would give another sample than before."""
 
 
@@ -60,6 +61,11 @@ class Result:
         """Names the state of the sample."""
         captions = [self.captions.texts, self.captions.states] if self.captions else None
         return f"{self.path.name} {json.dumps(captions, sort_keys=True)}"
+
+    @property
+    def picture(self) -> Path:
+        """Where a few frames of a rejected video are, if any were seen."""
+        return self.path.with_suffix(".jpg")
 
     def sample(self) -> ClipSample:
         """The sample of an accepted video.
@@ -130,28 +136,33 @@ class ResultStore:
             return Result(decision, rejected) if decision.reason not in RETRIED else None
         return None
 
-    def save(self, stem: str, video: SourceVideo, outcome: ClipSample | Decision) -> Result:
+    def save(
+        self, stem: str, video: SourceVideo, outcome: ClipSample | Decision, picture: bytes | None = None
+    ) -> Result:
         """Keep what a video came to.
 
         Args:
             stem: of the video before work on it began; it may have been written to since.
             video: the video.
             outcome: its sample, or why there is none.
+            picture: JPEG of a few frames of a rejected video.
 
         Raises:
             OSError: it can't be written; nothing is left behind.
         """
         if isinstance(outcome, Decision):
-            path = self._folder / f"{stem}.json"
-            write_json(path, asdict(outcome))
-            return Result(outcome, path)
+            rejected = Result(outcome, self._folder / f"{stem}.json")
+            if picture:
+                write_bytes(rejected.picture, picture)
+            write_json(rejected.path, asdict(outcome))
+            return rejected
         path = self._folder / f"{stem}.tar"
         write_shard(path, [outcome])
         return Result(Decision(video.name, video.key), path)
 
     def remove_others(self, keep: Collection[Result]) -> None:
         """Remove what other settings, removed videos and killed runs left in the folder."""
-        names = {result.path.name for result in keep}
+        names = {path.name for result in keep for path in (result.path, result.picture)}
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if path.is_file() and path.name not in names:
                 path.unlink()

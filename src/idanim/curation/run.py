@@ -1,19 +1,22 @@
-"""Runs a curator over many videos: resumes, survives bad files, uses several processes when asked to."""
+"""Runs a curator over many videos: resumes, survives bad files and dying processes, on any engine."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import av
+import torch
 from tqdm import tqdm
 
 from idanim.curation.decision import Decision
+from idanim.curation.dispatch import Engine, GivenUp
 from idanim.curation.pipeline import Curator
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.sources import SourceVideo
+from idanim.curation.witness import Witness
 from idanim.data.sample import ClipSample
 from idanim.types import IdanimError
 from idanim.video import UnusableVideoError
@@ -40,81 +43,53 @@ def curate_one(curator: Curator, video: SourceVideo) -> ClipSample | Decision:
 
 
 def curate_all(
-    curator: Curator,
-    make_curator: Callable[[], Curator],
-    videos: Sequence[SourceVideo],
-    store: ResultStore,
-    workers: int,
+    engine: Engine, make_curator: Callable[[], Curator], videos: Sequence[SourceVideo], store: ResultStore
 ) -> list[Result]:
     """Curate what has no result yet, with a progress bar.
 
     Args:
-        curator: does the work in this process.
-        make_curator: builds the same one in each worker process; must pickle.
+        engine: runs the work. The results do not depend on it, nor on how many workers it has.
+        make_curator: builds the curator in each worker; must pickle.
         videos: what to curate.
         store: finds finished videos and keeps new ones.
-        workers: processes. The results do not depend on it.
 
     Returns:
         One result a video, in the order of `videos`.
 
     Raises:
         OSError: results can't be written. Those written before stay.
-        IdanimError: wrong settings, or a worker process was killed, for instance for lack of memory.
+        IdanimError: wrong settings, or workers can't be started.
     """
-    results: dict[str, Result] = {}
-    missing = []
-    for video in videos:
-        found = store.find(video)
-        if found:
-            results[video.name] = found
-        else:
-            missing.append(video)
+    results = {video.name: found for video in videos if (found := store.find(video))}
+    missing = [video for video in videos if video.name not in results]
     with tqdm(total=len(videos), initial=len(results), desc="curate", unit="video") as bar:
         accepted = sum(result.decision.accepted for result in results.values())
         bar.set_postfix(accepted=accepted)
-        if workers > 1 and len(missing) > 1:
-            fresh = _in_processes(make_curator, missing, store, workers)
-        else:
-            fresh = (_curate_and_save(curator, video, store) for video in missing)
-        for result in fresh:
-            results[result.decision.source] = result
+        for video, outcome in engine.map(functools.partial(_make_work, make_curator, store), missing):
+            result = _gave_up(video, outcome, store) if isinstance(outcome, GivenUp) else outcome
+            results[video.name] = result
             accepted += result.decision.accepted
             bar.set_postfix(accepted=accepted, refresh=False)
             bar.update()
     return [results[video.name] for video in videos]
 
 
-def _curate_and_save(curator: Curator, video: SourceVideo, store: ResultStore) -> Result:
+def _make_work(make_curator: Callable[[], Curator], store: ResultStore) -> Callable[[SourceVideo], Result]:
+    # One thread each: workers share the cores, and sums of several threads may differ in the last bit.
+    torch.set_num_threads(1)
+    curator = make_curator()
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+    return functools.partial(_curate_and_save, curator, store)
+
+
+def _curate_and_save(curator: Curator, store: ResultStore, video: SourceVideo) -> Result:
     stem = store.stem(video)  # before it is read: a video that is still being copied is done again next time
-    return store.save(stem, video, curate_one(curator, video))
+    witness = Witness(curator.engine)
+    outcome = curate_one(replace(curator, engine=witness), video)
+    return store.save(stem, video, outcome, witness.picture() if isinstance(outcome, Decision) else None)
 
 
-_worker: tuple[Curator, ResultStore] | None = None  # of a worker process; set once, when it starts
-
-
-def _start_worker(make_curator: Callable[[], Curator], store: ResultStore) -> None:
-    global _worker
-    _worker = (make_curator(), store)
-
-
-def _work(video: SourceVideo) -> Result:
-    assert _worker is not None
-    curator, store = _worker
-    return _curate_and_save(curator, video, store)
-
-
-def _in_processes(
-    make_curator: Callable[[], Curator], videos: Sequence[SourceVideo], store: ResultStore, workers: int
-) -> Iterator[Result]:
-    # Spawned, not forked: the libraries of the parent have threads, which a forked child would inherit half-alive.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(videos)), context, _start_worker, (make_curator, store))
-    try:
-        for future in as_completed([pool.submit(_work, video) for video in videos]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        text = "a worker process was killed, perhaps for lack of memory; finished videos are kept: run again, "
-        raise IdanimError(text + "with fewer workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _gave_up(video: SourceVideo, why: GivenUp, store: ResultStore) -> Result:
+    decision = Decision(video.name, video.key, why.reason, why.text, why.measured, why.threshold)
+    return store.save(store.stem(video), video, decision)
