@@ -12,7 +12,7 @@ from idanim.curation.captions import CaptionTemplate
 from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FacePool
-from idanim.curation.filters import FaceFilter
+from idanim.curation.filters import FaceFilter, MotionFilter
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
 from idanim.curation.pipeline import Curator
@@ -20,10 +20,12 @@ from idanim.curation.report import terminal_table, write_report
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
+from idanim.curation.scenes import Scenes
 from idanim.curation.sources import IdentityNames, find_videos
+from idanim.curation.track import Tracker
 from idanim.types import IdanimError
 
-_RESULT_KEYS = ("faces", "seed", "sampling", "filter", "face_pool", "clip", "captions", "identity")
+_RESULT_KEYS = ("faces", "seed", "sampling", "scenes", "track", "filter", "face_pool", "clip", "captions", "identity")
 _PLACE_KEYS = ("root", "threads")  # of `faces`: where and how fast, not what
 
 
@@ -32,8 +34,11 @@ def make_curator(config: dict[str, Any]) -> Curator:
     return Curator(
         engine=build(config["faces"]),
         sampling=FrameSampling(**config["sampling"]),
-        face_filter=FaceFilter(**config["filter"]),
-        face_pool=FacePool(**config["face_pool"]),
+        scenes=Scenes(**config["scenes"]),
+        tracker=Tracker(**config["track"]),
+        face_filter=FaceFilter(**_without(config["filter"], ("min_motion",))),
+        motion_filter=MotionFilter(config["filter"]["min_motion"]),
+        face_pool=FacePool(**config["face_pool"] | {"choice": build(config["face_pool"]["choice"])}),
         clip=Clip(**config["clip"]),
         template=CaptionTemplate(**config["captions"]),
         identities=IdentityNames(**config["identity"]),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idanim.types import IdanimError
+from idanim.video import WHOLE, Part
 
 VIDEO_ENDINGS = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905
@@ -26,11 +27,13 @@ class SourceVideo:
         path: where it is.
         name: path relative to the input folder, with forward slashes (see `printable`).
         key: clip key; a pure function of `name`.
+        part: what is read of the file: times and a box; all of it by default.
     """
 
     path: Path
     name: str
     key: str
+    part: Part = WHOLE
 
     @property
     def stem(self) -> str:
