@@ -13,6 +13,7 @@ from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FacePool
 from idanim.curation.filters import FaceFilter, MotionFilter
+from idanim.curation.inputs import find_clips
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
 from idanim.curation.pipeline import Curator
@@ -21,7 +22,7 @@ from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
 from idanim.curation.scenes import Scenes
-from idanim.curation.sources import IdentityNames, find_videos
+from idanim.curation.sources import IdentityNames
 from idanim.curation.track import Tracker
 from idanim.types import IdanimError
 
@@ -54,7 +55,8 @@ def curate(run: Run) -> None:
     """
     config = run.config
     source = Path(config["input"]).expanduser()
-    videos = find_videos(source)
+    root = Path(config["videos"]).expanduser() if config["videos"] else None
+    videos = find_clips(source, root, config["keep_duplicates"])
     packing = Packing(**config["shards"], seed=config["seed"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}

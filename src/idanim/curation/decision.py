@@ -9,6 +9,8 @@ from idanim.video import UnusableVideoError
 
 REASONS = {
     "file_not_readable": "the file can't be opened",
+    "file_missing": "a list names the file, but it is not there",
+    "duplicate": "the same content as another file",
     "empty_file": "the file has no content",
     "not_a_video": "the content is not a video",
     "truncated": "the file ends before the video does",
@@ -34,7 +36,7 @@ REASONS = {
 """Every reason a video can be rejected for, with its meaning."""
 
 
-RETRIED = frozenset({"file_not_readable", "bad_sidecar", "internal_error"})
+RETRIED = frozenset({"file_not_readable", "file_missing", "bad_sidecar", "internal_error"})
 """Reasons that may be gone the next time, for instance a network folder that was away: such a video is tried again."""
 
 

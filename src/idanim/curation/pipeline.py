@@ -58,6 +58,7 @@ class Curator:
             UnreadableVideoError: it can't be read.
         """
         # given facts
+        video.check()
         sidecar = read_sidecar(video)
         identity = sidecar.identity or self.identities.of(video)
 
