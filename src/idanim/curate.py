@@ -16,6 +16,7 @@ from idanim.curation.filters import FaceFilter, MotionFilter
 from idanim.curation.inputs import find_clips
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
+from idanim.curation.people import People, name_people
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
 from idanim.curation.results import Result, ResultStore
@@ -58,6 +59,7 @@ def curate(run: Run) -> None:
     root = Path(config["videos"]).expanduser() if config["videos"] else None
     videos = find_clips(source, root, config["keep_duplicates"])
     packing = Packing(**config["shards"], seed=config["seed"])
+    people: People = build(config["people"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
     curator = make_curator(settings)  # before anything is written: wrong settings fail at once and in words
@@ -68,7 +70,7 @@ def curate(run: Run) -> None:
         claim(run.output, source, config["replace"])
         in_workers = functools.partial(make_curator, settings)
         results = curate_all(curator, in_workers, videos, store, config["workers"])
-        accepted = [result for result in results if result.decision.accepted]
+        accepted = name_people((result for result in results if result.decision.accepted), videos, people)
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]

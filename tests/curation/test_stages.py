@@ -223,14 +223,14 @@ class TestLinks:
     ENTRIES = tuple(ClipEntry(f"p{p}__{c}", f"p{p}", 100, dict.fromkeys(range(5), 10)) for p in range(2) for c in "abc")
 
     def test_faces_of_the_other_clips_of_the_person_only(self):
-        links = Linker(20, 0.5, 0).choose(self.ENTRIES)
+        links = Linker(20, -1, 1, 0.5, 0).choose(self.ENTRIES)
         assert links["p0__b"] == [("p0__a", (0, 1, 2, 3, 4)), ("p0__c", (0, 1, 2, 3, 4))]
 
     def test_the_number_is_bounded_and_does_not_depend_on_order(self):
-        links = Linker(4, 0.5, 0).choose(self.ENTRIES)
+        links = Linker(4, -1, 1, 0.5, 0).choose(self.ENTRIES)
         assert all(sum(len(indices) for _, indices in choice) == 4 for choice in links.values())
-        assert Linker(4, 0.5, 0).choose(self.ENTRIES[::-1]) == links
-        assert Linker(4, 0.5, 1).choose(self.ENTRIES) != links
+        assert Linker(4, -1, 1, 0.5, 0).choose(self.ENTRIES[::-1]) == links
+        assert Linker(4, -1, 1, 0.5, 1).choose(self.ENTRIES) != links
 
 
 class TestLeaks:
@@ -253,7 +253,8 @@ class TestLeaks:
 
         def leaks(limit, train, val):
             return [
-                (leak.train[0], leak.val[0], leak.similarity) for leak in Linker(0, limit, 0).find_leaks(train, val)
+                (leak.train[0], leak.val[0], leak.similarity)
+                for leak in Linker(0, -1, 1, limit, 0).find_leaks(train, val)
             ]
 
         assert leaks(0.5, train, val) == [("b", "c", 1.0), ("a", "d", 0.8)]

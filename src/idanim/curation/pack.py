@@ -120,7 +120,11 @@ def write_shards(output: Path, accepted: Sequence[Result], packing: Packing, lin
     links = linker.choose(entries)
     plans = packing.plan(entries, links)
     names = [*(plan.name for plan in plans), ANNOTATIONS]
-    contents = [[asdict(plan) for plan in plans], links, sorted(result.path.name for result in accepted)]
+    contents = [
+        [asdict(plan) for plan in plans],
+        links,
+        sorted([result.path.name, result.person or ""] for result in accepted),
+    ]
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     marker = output / "work" / "packed.json"
     if not _is_current(output, marker, digest):

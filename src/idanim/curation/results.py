@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from idanim.curation.decision import RETRIED, Decision
 from idanim.curation.sources import SourceVideo
@@ -32,12 +35,14 @@ class ClipEntry:
         identity: name of the person.
         num_bytes: size of all its members.
         pool_bytes: size of each face crop of its pool, by index of the face.
+        vectors: recognition vectors of the pool in the same order, [faces, D] float16; None where they don't matter.
     """
 
     key: str
     identity: str
     num_bytes: int
     pool_bytes: dict[int, int]
+    vectors: npt.NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,12 @@ class Result:
     Attributes:
         decision: what became of it.
         path: the file that holds the result.
+        person: name of the person, in place of the one stored; see `idanim.curation.people`.
     """
 
     decision: Decision
     path: Path
+    person: str | None = None
 
     def sample(self) -> ClipSample:
         """The sample of an accepted video.
@@ -58,12 +65,16 @@ class Result:
         Raises:
             IdanimError: the file was damaged since.
         """
-        return from_members(ShardIndex.scan(self.path).read(self.decision.key))
+        sample = from_members(ShardIndex.scan(self.path).read(self.decision.key))
+        return replace(sample, meta=self._named(sample.meta))
 
     def meta(self) -> ClipMeta:
         """The JSON part of the sample."""
         key = self.decision.key
-        return parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key)
+        return self._named(parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key))
+
+    def _named(self, meta: ClipMeta) -> ClipMeta:
+        return meta if self.person is None else replace(meta, identity=self.person)
 
     def faces(self, indices: Sequence[int]) -> tuple[tuple[FaceMeta, ...], tuple[bytes, ...]]:
         """Records and JPEG bytes of some of the sample's faces."""
@@ -77,7 +88,8 @@ class Result:
         meta = self.meta()
         sizes = {ending: size for ending, (_, size) in ShardIndex.scan(self.path).members[meta.key].items()}
         pool = {i: sizes[f"face.{i}.jpg"] for i, face in enumerate(meta.faces) if face.role == "pool"}
-        return ClipEntry(meta.key, meta.identity, sum(sizes.values()), pool)
+        vectors = np.array([meta.faces[i].embedding for i in pool], dtype=np.float16)
+        return ClipEntry(meta.key, meta.identity, sum(sizes.values()), pool, vectors)
 
 
 class ResultStore:
