@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "video_frame": {"types"},
     "faces": {"types"},
     "data": BASE | {"video", "pictures"},
-    "curation": BASE | {"video", "pictures", "faces", "data"},
+    "curation": BASE | {"video", "video_frame", "pictures", "faces", "data"},
     "models": BASE,
     "training": BASE | {"models"},
     "generation": BASE | {"video", "pictures", "models"},
