@@ -194,8 +194,9 @@ class VideoReader:
         elif self._container.duration:
             seconds = self._container.duration / av.time_base
         num_frames = stream.frames or round(seconds * self._rate)
-        if self._part.start_s or self._part.end_s is not None:
-            end_s = min(end for end in (self._part.end_s, seconds or None) if end is not None)
+        if num_frames and (self._part.start_s or self._part.end_s is not None):
+            whole_s = float(num_frames / self._rate)
+            end_s = whole_s if self._part.end_s is None else min(self._part.end_s, whole_s)
             num_frames = max(0, round((end_s - self._part.start_s) * self._rate))
         return VideoInfo(*first.size, float(self._rate), num_frames)
 

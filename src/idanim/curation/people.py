@@ -102,7 +102,8 @@ def cluster(vectors: FloatArray, min_similarity: float) -> npt.NDArray[np.int64]
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial.distance import squareform
 
-    rows, columns = [], []
+    rows: list[npt.NDArray[np.intp]] = []
+    columns: list[npt.NDArray[np.intp]] = []
     for start in range(0, len(vectors), BLOCK):
         i, j = np.nonzero(vectors[start : start + BLOCK] @ vectors.T >= min_similarity)
         rows.append(i + start)
