@@ -88,6 +88,7 @@ def curate(source, output, *overrides):
 
 def curate_in_a_process(source, output, *overrides, environment=None, **kwargs):
     """Run the program as a user does, in a process that may be killed."""
-    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | (environment or {})
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (environment or {})
     command = [sys.executable, "-m", "idanim.curate", *_arguments(source, output, overrides)]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, **kwargs)
