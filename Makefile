@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation toy-data toy-weights ship-toy-weights test test-slow lint format types clean
+.PHONY: help setup demo bench-curation toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
+	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
 	@echo "make lint | types             ruff | mypy"
 
 setup: $(VENV)/.installed
@@ -56,6 +57,8 @@ test-slow: setup
 
 bench-curation: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curation.py $(VIDEOS) --root $${FACES_ROOT:-~/.insightface} --pack $${FACES_PACK:-buffalo_l}
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/curation/test_fuzz.py
 
 lint: setup
 	$(BIN)/ruff check

@@ -21,20 +21,24 @@ from idanim.curation.claim import claim
 from idanim.curation.cut import Clip
 from idanim.curation.dispatch import Engine
 from idanim.curation.face_pool import FacePool
-from idanim.curation.filters import FaceFilter
+from idanim.curation.filters import FaceFilter, MotionFilter
+from idanim.curation.inputs import find_clips
 from idanim.curation.link import Linker
 from idanim.curation.pack import Packing, ShardPlan, write_shards
+from idanim.curation.people import People, name_people
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
 from idanim.curation.report_page import write_page
 from idanim.curation.results import Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
-from idanim.curation.sources import IdentityNames, find_videos
+from idanim.curation.scenes import Scenes
+from idanim.curation.sources import IdentityNames
+from idanim.curation.track import Tracker
 from idanim.data.sample import CAPTION_KINDS, CaptionKind
 from idanim.types import IdanimError
 
-_RESULT_KEYS = ("faces", "seed", "sampling", "filter", "face_pool", "clip", "identity")
+_RESULT_KEYS = ("faces", "seed", "sampling", "scenes", "track", "filter", "face_pool", "clip", "identity")
 _PLACE_KEYS = ("root", "threads")  # of `faces`: where and how fast, not what
 
 
@@ -43,8 +47,11 @@ def make_curator(config: dict[str, Any]) -> Curator:
     return Curator(
         engine=build(config["faces"]),
         sampling=FrameSampling(**config["sampling"]),
-        face_filter=FaceFilter(**config["filter"]),
-        face_pool=FacePool(**config["face_pool"]),
+        scenes=Scenes(**config["scenes"]),
+        tracker=Tracker(**config["track"]),
+        face_filter=FaceFilter(**_without(config["filter"], ("min_motion",))),
+        motion_filter=MotionFilter(config["filter"]["min_motion"]),
+        face_pool=FacePool(**config["face_pool"] | {"choice": build(config["face_pool"]["choice"])}),
         clip=Clip(**config["clip"]),
         identities=IdentityNames(**config["identity"]),
         seed=config["seed"],
@@ -81,8 +88,10 @@ def curate(run: Run) -> None:
     """
     config = run.config
     source = Path(config["input"]).expanduser()
-    videos = find_videos(source)
+    root = Path(config["videos"]).expanduser() if config["videos"] else None
+    videos = find_clips(source, root, config["keep_duplicates"])
     packing = Packing(**config["shards"], seed=config["seed"])
+    people: People = build(config["people"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
     captioner = make_captioner(config["captions"], run.output / "work" / "captions")
@@ -94,7 +103,8 @@ def curate(run: Run) -> None:
     try:
         claim(run.output, source, config["replace"])
         results = curate_all(workers, functools.partial(make_curator, settings), videos, store)
-        accepted = caption_all(captioner, [result for result in results if result.decision.accepted])
+        named = name_people((result for result in results if result.decision.accepted), videos, people)
+        accepted = caption_all(captioner, named)
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]

@@ -7,6 +7,7 @@ tensors [F, 3, H, W] in [-1, 1]. `to_float` and `to_uint8` are the only places t
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +22,19 @@ from PIL import Image
 from torch import Tensor
 
 from idanim.types import IdanimError, UInt8Array
+from idanim.video_frame import DecodedFrame, ShareBox, pixel_shape, progressive
 
 Source = Path | str | bytes
 """A video file, or the content of one."""
 
 GOP_FRAMES = 12
 """Frames between key frames: reading at random from short groups is twice as fast as from long ones."""
+
+MIN_FPS, MAX_FPS = 0.1, 1000.0
+"""Frame rates outside are a broken header."""
+
+TIME_TOLERANCE_S = 1e-3
+"""Time stamps are rounded to the container's clock."""
 
 # What mp4 and mov, avi, mkv and webm, mpg, ogg files have in their first bytes.
 _CONTAINER_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"OggS")
@@ -106,41 +114,67 @@ class VideoInfo:
     num_frames: int
 
 
-class VideoReader:
-    """Reads frames of one video in order, decoding each at most once.
-
-    A frame's index is its place in display order, whatever its time stamp, so that a variable frame rate
-    needs no special care. Rotation metadata is applied. Use it as a context manager.
+@dataclass(frozen=True)
+class Part:
+    """The part of a video that is read.
 
     Attributes:
-        info: what the file says of itself.
-        num_decoded: frames decoded so far; after reading to the end, the length of the video.
+        start_s: seconds from the start of the video.
+        end_s: where it ends (the frame at this time is left out); None for the video's end.
+        box: the part of the picture, as shares of width and height; None for all of it.
+    """
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    box: ShareBox | None = None
+
+
+WHOLE = Part()
+
+
+class VideoReader:
+    """Reads frames of one video, or of a part of it, in order, decoding each at most once.
+
+    A frame's index is its place in display order within the part, whatever its time stamp, so that a variable frame
+    rate needs no special care. Where the part begins late, the reader jumps to the key frame before it. Rotation,
+    non-square pixels and interlacing are resolved. Use it as a context manager.
+
+    Attributes:
+        info: what the file says of itself; size and length are those of the part.
+        first_s: time stamp of the part's first frame.
+        num_decoded: frames decoded so far; after reading to the end, the length of the part.
 
     Args:
         source: a file or its content.
         threads: decoder threads.
+        part: what to read of it.
 
     Raises:
         UnreadableVideoError: see its `reason`.
     """
 
-    def __init__(self, source: Source, threads: int = 1) -> None:
+    def __init__(self, source: Source, threads: int = 1, part: Part = WHOLE) -> None:
         self._name = "video" if isinstance(source, bytes) else str(source)
         self._container = _open(source, self._name)
+        self._part = part
         self.num_decoded = 0
         self._num_packets = 0
-        self._first_s: float | None = None
-        self._last_s: float | None = None
+        self._has_jumped = False
+        self._last_s = 0.0
         with ExitStack() as on_error:
             on_error.callback(self._container.close)
             if not self._container.streams.video:
                 raise UnreadableVideoError("no_video_stream", f"{self._name}: has no picture, only sound or data")
             self._stream = self._container.streams.video[0]
             self._stream.thread_count = threads
-            self._frames = self._decode()
+            self._rate = _frame_rate(self._stream)
+            self._pixel_shape = pixel_shape(self._stream)
+            self._frames = self._frames_of_part()
             self._first = next(self._frames, None)
             if self._first is None:
-                raise UnreadableVideoError("no_frames", f"{self._name}: holds no frame that can be decoded", 0, 1)
+                where = f" from {part.start_s:g} s" if part.start_s else ""
+                raise UnreadableVideoError("no_frames", f"{self._name}: no frame can be decoded{where}", 0, 1)
+            self.first_s = self._last_s = self._first.time_s
             self.info = self._describe(self._first)
             on_error.pop_all()
 
@@ -152,21 +186,60 @@ class VideoReader:
     ) -> None:
         self._container.close()
 
-    def _describe(self, first: av.VideoFrame) -> VideoInfo:
+    def _describe(self, first: DecodedFrame) -> VideoInfo:
         stream = self._stream
-        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
-        rate = next((rate for rate in rates if rate and 0.1 <= rate <= 1000), Fraction(25))  # else a broken header
         seconds = 0.0
         if stream.duration and stream.time_base:
             seconds = float(stream.duration * stream.time_base)
         elif self._container.duration:
             seconds = self._container.duration / av.time_base
-        num_frames = stream.frames or round(seconds * rate)
-        sideways = first.rotation % 180 == 90
-        width, height = (first.height, first.width) if sideways else (first.width, first.height)
-        return VideoInfo(width, height, float(rate), num_frames)
+        num_frames = stream.frames or round(seconds * self._rate)
+        if num_frames and (self._part.start_s or self._part.end_s is not None):
+            whole_s = float(num_frames / self._rate)
+            end_s = whole_s if self._part.end_s is None else min(self._part.end_s, whole_s)
+            num_frames = max(0, round((end_s - self._part.start_s) * self._rate))
+        return VideoInfo(*first.size, float(self._rate), num_frames)
+
+    def _frames_of_part(self) -> Iterator[DecodedFrame]:
+        """The part's frames; if jumping to its start leads behind it, all frames before it are decoded instead."""
+        start_s, end_s = self._part.start_s - TIME_TOLERANCE_S, self._part.end_s
+        frames = self._decode()
+        if self._part.start_s > 0 and self._jump(self._part.start_s):
+            first = next(frames, None)
+            if first is None or first.time is None or self._time_s(first, 0) > start_s + 1.5 / self._rate:
+                frames = self._decode() if self._jump(0.0) else iter(())
+            else:
+                frames = itertools.chain([first], frames)
+        index = 0
+        for number, frame in enumerate(frames):
+            time_s = self._time_s(frame, number)
+            if end_s is not None and time_s >= end_s - TIME_TOLERANCE_S:
+                return
+            if time_s >= start_s:
+                yield DecodedFrame(index, time_s, frame, self._pixel_shape, self._part.box)
+                index += 1
+
+    def _jump(self, time_s: float) -> bool:
+        stream = self._stream
+        try:
+            time_base = stream.time_base or Fraction(1, av.time_base)
+            self._container.seek(round(Fraction(time_s) / time_base) + (stream.start_time or 0), stream=stream)
+        except (av.FFmpegError, OSError, OverflowError):
+            return False
+        self._has_jumped = True
+        return True
+
+    def _time_s(self, frame: av.VideoFrame, number: int) -> float:
+        if frame.time is None:
+            return float(number / self._rate)
+        stream = self._stream
+        start_s = stream.start_time * stream.time_base if stream.start_time and stream.time_base else 0
+        return float(frame.time - start_s)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        return progressive(self._decode_raw(), self._stream)
+
+    def _decode_raw(self) -> Iterator[av.VideoFrame]:
         cut_short = False
         try:
             for packet in self._container.demux(self._stream):
@@ -177,7 +250,7 @@ class VideoReader:
             reason = "truncated" if cut_short else "corrupt"
             text = f"{self._name}: decoding stopped after {self.num_decoded} frames ({error.strerror})"
             raise UnreadableVideoError(reason, text, self.num_decoded, self._stream.frames or None) from error
-        if not self._is_whole():
+        if not self._has_jumped and not self._is_whole():
             text = f"{self._name}: ends after {self._num_packets} of {self._stream.frames} frames"
             raise UnreadableVideoError("truncated", text, self._num_packets, self._stream.frames)
 
@@ -188,10 +261,24 @@ class VideoReader:
     @property
     def fps(self) -> float:
         """Frames per second by the time stamps read so far where they differ from the file's own word by over 1 %."""
-        if self._first_s is None or self._last_s is None or self._last_s <= self._first_s:
+        if self._last_s <= self.first_s:
             return self.info.fps
-        measured = (self.num_decoded - 1) / (self._last_s - self._first_s)
-        return self.info.fps if abs(measured / self.info.fps - 1) < 0.01 else measured
+        measured = (self.num_decoded - 1) / (self._last_s - self.first_s)
+        is_plausible = MIN_FPS <= measured <= MAX_FPS  # broken time stamps make any number
+        return measured if is_plausible and abs(measured / self.info.fps - 1) >= 0.01 else self.info.fps
+
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Yield every frame; pixels are converted only where they are asked for. A reader can be read once.
+
+        Raises:
+            UnreadableVideoError: decoding failed midway, or the file ends before it should.
+        """
+        frame, self._first = self._first, None
+        while frame is not None:
+            self.num_decoded += 1
+            self._last_s = frame.time_s
+            yield frame
+            frame = next(self._frames, None)
 
     def read(self, indices: Iterable[int] | None = None) -> Iterator[tuple[int, UInt8Array]]:
         """Yield (index, [H, W, 3] uint8 RGB) of the wanted frames. A reader can be read once.
@@ -203,20 +290,21 @@ class VideoReader:
         Raises:
             UnreadableVideoError: decoding failed midway, or the file ends before it should.
         """
-        wanted = iter(indices) if indices is not None else None
-        target = next(wanted, None) if wanted is not None else 0
-        frame = self._first
-        self._first = None
-        while frame is not None and target is not None:
-            index = self.num_decoded
-            self.num_decoded += 1
-            self._last_s = frame.time
-            self._first_s = frame.time if index == 0 else self._first_s
-            if index == target:
-                yield index, _upright(frame)
-                target = next(wanted, None) if wanted is not None else index + 1
-            if target is not None:
-                frame = next(self._frames, None)
+        wanted = iter(indices) if indices is not None else itertools.count()
+        target = next(wanted, None)
+        if target is None:
+            return
+        for frame in self.frames():
+            if frame.index == target:
+                yield frame.index, frame.rgb()
+                target = next(wanted, None)
+                if target is None:
+                    return
+
+
+def _frame_rate(stream: av.VideoStream) -> Fraction:
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((rate for rate in rates if rate and MIN_FPS <= rate <= MAX_FPS), Fraction(25))  # else a broken header
 
 
 def _open(source: Source, name: str) -> av.container.InputContainer:
@@ -237,13 +325,6 @@ def _open(source: Source, name: str) -> av.container.InputContainer:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)
-
-
-def _upright(frame: av.VideoFrame) -> UInt8Array:
-    # One thread: with more, libswscale keeps a pool that hangs when a forked loader process frees it.
-    rgb: UInt8Array = frame.to_ndarray(format="rgb24", threads=1).astype(np.uint8, copy=False)
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
-    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
 
 
 def decode(source: Source, indices: Iterable[int] | None = None) -> Iterator[tuple[int, UInt8Array]]:
@@ -305,7 +386,7 @@ def encode_mp4(frames: UInt8Array, fps: float, crf: int = 17, preset: str = "med
         video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", GOP_FRAMES
         for rgb in frames:
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            container.mux(video.encode(frame.reformat(format="yuv420p", threads=1)))  # see _upright
+            container.mux(video.encode(frame.reformat(format="yuv420p", threads=1)))  # see DecodedFrame
         container.mux(video.encode(None))
     return stream.getvalue()
 

@@ -89,7 +89,7 @@ def write_mp4(path, frames, fps=25):
 
 def arguments(source, output, overrides):
     """The program's arguments for square faces and small clips."""
-    squares = ["faces._target_=square_faces.SquareFaces", "filter.min_face_px=12", "clip.size=32"]
+    squares = ["faces._target_=square_faces.SquareFaces", "filter.min_face_px=12", "filter.min_blur=0", "clip.size=32"]
     # In this process, which is quicker; `overrides` come later and win.
     return [f"input={source}", f"output={output}", "workers=0", *squares, *overrides]
 

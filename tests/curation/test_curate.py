@@ -119,7 +119,7 @@ def test_every_bad_video_has_its_reason_and_the_run_goes_on(tmp_path):
     write_mp4(source / "nobody.mp4", np.stack([draw(())] * 20))
     write_mp4(source / "far away.mp4", person(30, size=8))
     write_mp4(source / "sub folder" / "größe, x=1 (é).mp4", person(30))
-    write_mp4(source / "badly_told.mp4", person(30))
+    write_mp4(source / "badly_told.mp4", person(31))
     (source / "badly_told.json").write_text("{")
     (source / "dangling.mp4").symlink_to(source / "gone.mp4")
     output = curate(source, tmp_path / "out")
@@ -162,8 +162,8 @@ def test_odd_sizes_other_formats_uneven_time_and_rotation_are_no_obstacle(tmp_pa
 
 def test_a_person_of_two_names_in_both_splits_is_reported(tmp_path, capsys):
     source = tmp_path / "in"
-    for name, colour in (("anna__0", "red"), ("annie__0", "red"), ("bea__0", "blue")):
-        write_mp4(source / f"{name}.mp4", person(40, colour=colour))
+    for i, (name, colour) in enumerate((("anna__0", "red"), ("annie__0", "red"), ("bea__0", "blue"))):
+        write_mp4(source / f"{name}.mp4", person(40 + i, colour=colour))
     output = curate(source, tmp_path / "out", "shards.val_fraction=0.5", "seed=1")
     splits = {key: split for key, (split, _) in samples(output).items()}
     assert splits["anna__0"] != splits["annie__0"]

@@ -18,7 +18,7 @@ from idanim.curation.chance import place, rng_for
 from idanim.curation.claim import claim
 from idanim.curation.cut import Clip, square_crop
 from idanim.curation.decision import REASONS, RETRIED, Decision, RejectedError
-from idanim.curation.face_pool import Cutout, FaceDraw
+from idanim.curation.face_pool import Cutout, FaceDraw, RandomFaces
 from idanim.curation.link import Linker
 from idanim.curation.local_engine import LocalEngine
 from idanim.curation.pack import Packing
@@ -39,7 +39,7 @@ def curator():
     config = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "curate.yaml"))
     config["faces"] = {"_target_": "square_faces.SquareFaces"}
     config["clip"]["size"] = 32
-    config["filter"]["min_face_px"] = 12
+    config["filter"] |= {"min_face_px": 12, "min_blur": 0}
     return make_curator(config)
 
 
@@ -53,7 +53,12 @@ def face_at(left, top, size=20.0):
 
 def scan_of(counts, stride=10, num_frames=None, width=100, height=100):
     samples = tuple(SampledFrame(i * stride, (face_at(40, 40),) * n) for i, n in enumerate(counts))
-    return Scan(VideoInfo(width, height, 25.0, 0), num_frames or len(counts) * stride, 25.0, samples)
+    length = num_frames or len(counts) * stride
+    return Scan(VideoInfo(width, height, 25.0, 0), length, 25.0, samples, (0, length), 1, tuple(counts))
+
+
+def anybody(sample):
+    return True
 
 
 def reason(call, *arguments):
@@ -165,9 +170,9 @@ class TestFaceDraw:
         picture = draw()
         face = Face((36, 36, 60, 60), (ARCFACE_TEMPLATE * 24 / 112 + 36).astype(np.float32), 0.9)
         for seed in range(400):
-            faces = FaceDraw(3, np.random.default_rng(seed))
+            faces = FaceDraw(3, RandomFaces(), np.random.default_rng(seed))
             for frame in range(10):
-                faces.offer(frame, picture, face)
+                faces.offer(Cutout.take(frame, picture, face))
             drawn = [cutout.frame for cutout in faces.drawn()]
             assert len(set(drawn)) == 3
             hits[drawn] += 1
@@ -193,10 +198,12 @@ class TestCut:
         ],
     )
     def test_span(self, counts, expected):
-        assert Clip(16, 64, 32).choose_span(scan_of(counts)) == expected
+        span = Clip(16, 64, 32).choose_span(scan_of(counts), anybody)
+        assert (span.start, span.length) == expected
+        assert span.samples[0].index == span.start
 
     def test_no_span(self):
-        error = reason(Clip(16, 64, 32).choose_span, scan_of([1, 2, 1, 1, 0, 1, 0]))
+        error = reason(Clip(16, 64, 32).choose_span, scan_of([1, 2, 1, 1, 0, 1, 0]), anybody)
         assert (error.reason, error.measured, error.threshold) == ("no_single_face_span", 11, 16)
 
     def test_crop_is_central_unless_the_face_is_elsewhere(self):
@@ -217,14 +224,14 @@ class TestLinks:
     ENTRIES = tuple(ClipEntry(f"p{p}__{c}", f"p{p}", 100, dict.fromkeys(range(5), 10)) for p in range(2) for c in "abc")
 
     def test_faces_of_the_other_clips_of_the_person_only(self):
-        links = Linker(20, 0.5, 0).choose(self.ENTRIES)
+        links = Linker(20, -1, 1, 0.5, 0).choose(self.ENTRIES)
         assert links["p0__b"] == [("p0__a", (0, 1, 2, 3, 4)), ("p0__c", (0, 1, 2, 3, 4))]
 
     def test_the_number_is_bounded_and_does_not_depend_on_order(self):
-        links = Linker(4, 0.5, 0).choose(self.ENTRIES)
+        links = Linker(4, -1, 1, 0.5, 0).choose(self.ENTRIES)
         assert all(sum(len(indices) for _, indices in choice) == 4 for choice in links.values())
-        assert Linker(4, 0.5, 0).choose(self.ENTRIES[::-1]) == links
-        assert Linker(4, 0.5, 1).choose(self.ENTRIES) != links
+        assert Linker(4, -1, 1, 0.5, 0).choose(self.ENTRIES[::-1]) == links
+        assert Linker(4, -1, 1, 0.5, 1).choose(self.ENTRIES) != links
 
 
 class TestLeaks:
@@ -247,7 +254,8 @@ class TestLeaks:
 
         def leaks(limit, train, val):
             return [
-                (leak.train[0], leak.val[0], leak.similarity) for leak in Linker(0, limit, 0).find_leaks(train, val)
+                (leak.train[0], leak.val[0], leak.similarity)
+                for leak in Linker(0, -1, 1, limit, 0).find_leaks(train, val)
             ]
 
         assert leaks(0.5, train, val) == [("b", "c", 1.0), ("a", "d", 0.8)]

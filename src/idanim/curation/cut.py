@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -13,9 +13,24 @@ from idanim.curation.face_pool import Cutout
 from idanim.curation.scan import SampledFrame, Scan
 from idanim.curation.sources import SourceVideo
 from idanim.types import Face, IdanimError, UInt8Array
-from idanim.video import UnreadableVideoError, decode
+from idanim.video import UnreadableVideoError, VideoReader
 
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a video.
+
+    Attributes:
+        start: index of its first frame.
+        length: number of frames.
+        samples: the frames in it that were looked at; the first is its first.
+    """
+
+    start: int
+    length: int
+    samples: tuple[SampledFrame, ...]
 
 
 @dataclass(frozen=True)
@@ -64,46 +79,66 @@ class Clip:
         Raises:
             RejectedError: "too_short".
         """
-        if scan.num_frames < self.num_frames:
-            text = f"{scan.num_frames} frames, a clip needs {self.num_frames}"
-            raise RejectedError("too_short", text, scan.num_frames, self.num_frames)
+        length = scan.scene[1] - scan.scene[0]
+        if length < self.num_frames:
+            text = f"{scan.num_frames} frames"
+            if scan.num_scenes > 1:
+                text += f" in {scan.num_scenes} scenes, {length} in the longest"
+            raise RejectedError("too_short", f"{text}; a clip needs {self.num_frames}", length, self.num_frames)
 
-    def choose_span(self, scan: Scan) -> tuple[int, int]:
-        """The first stretch, long enough for a clip, on which every sampled frame shows exactly one face.
+    def choose_span(self, scan: Scan, shows_person: Callable[[SampledFrame], bool]) -> Span:
+        """The first stretch, long enough for a clip, on which every sampled frame shows the person's face alone.
 
-        It begins on a sampled frame, so that its first frame is known to show one face, and ends on one (or with
-        the video), because nobody has looked at the frames behind it.
+        It begins on a sampled frame, so that its first frame is known to show the face, and ends on one (or with
+        the scene), because nobody has looked at the frames behind it.
 
-        Returns:
-            (first frame, number of frames).
+        Args:
+            scan: of the video.
+            shows_person: whether a frame's only face is the person's.
 
         Raises:
             RejectedError: "no_single_face_span".
         """
         longest = 0
-        for run in _single_face_runs(scan.samples):
+        for run in self._runs(scan.samples, shows_person):
             start = run[0].index
-            end = scan.num_frames if run[-1] is scan.samples[-1] else run[-1].index + 1
+            end = scan.scene[1] if run[-1] is scan.samples[-1] else run[-1].index + 1
             length = min(end - start, self.max_frames)
             if length >= self.num_frames:
-                return start, length
+                return Span(start, length, tuple(sample for sample in run if sample.index < start + length))
             longest = max(longest, length)
-        text = f"one face throughout for {longest} frames at the longest, a clip needs {self.num_frames}"
+        text = f"one person alone for {longest} frames at the longest, a clip needs {self.num_frames}"
         raise RejectedError("no_single_face_span", text, longest, self.num_frames)
 
-    def cut(self, video: SourceVideo, scan: Scan, span: tuple[int, int]) -> Cut:
+    def _runs(
+        self, samples: Sequence[SampledFrame], shows_person: Callable[[SampledFrame], bool]
+    ) -> Iterator[list[SampledFrame]]:
+        """Stretches of frames that show the person alone; one that is longer than a clip may be is not followed on."""
+        run: list[SampledFrame] = []
+        for sample in samples:
+            if len(sample.faces) == 1 and shows_person(sample):
+                run.append(sample)
+            elif run:
+                yield run
+                run = []
+            if run and run[-1].index - run[0].index >= self.max_frames:
+                yield run
+                run = []
+        if run:
+            yield run
+
+    def cut(self, video: SourceVideo, scan: Scan, span: Span) -> Cut:
         """Decode the frames of a span, crop them to a square around the centre and resize them.
 
         Raises:
             UnreadableVideoError: decoding failed this time.
         """
-        start, length = span
-        samples = [sample for sample in scan.single if start <= sample.index < start + length]
+        start, length, samples = span.start, span.length, span.samples
         box = square_crop(scan.info.width, scan.info.height, [sample.faces[0] for sample in samples])
         frames = np.empty((length, self.size, self.size, 3), dtype=np.uint8)
         first_face: Cutout | None = None
         num_read = 0
-        for index, rgb in decode(video.path, range(start, start + length)):
+        for index, rgb in _read_again(video, span, 0.5 / scan.fps):
             if index == start:
                 first_face = Cutout.take(index, rgb, samples[0].faces[0])
             frames[index - start] = crop_resize(rgb, box, self.size)
@@ -114,14 +149,17 @@ class Clip:
         return Cut(frames, start, box, first_face)
 
 
-def _single_face_runs(samples: Sequence[SampledFrame]) -> list[list[SampledFrame]]:
-    runs: list[list[SampledFrame]] = [[]]
-    for sample in samples:
-        if len(sample.faces) == 1:
-            runs[-1].append(sample)
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
+def _read_again(video: SourceVideo, span: Span, tolerance_s: float) -> Iterator[tuple[int, UInt8Array]]:
+    """The frames of a span by their index in the video, from the key frame before it where the file allows to jump."""
+    first_s = span.samples[0].time_s
+    if span.start > 0 and first_s > 0:
+        part = replace(video.part, start_s=first_s, end_s=None)
+        with VideoReader(video.path, part=part) as reader:
+            if abs(reader.first_s - first_s) < tolerance_s:
+                yield from ((span.start + index, rgb) for index, rgb in reader.read(range(span.length)))
+                return
+    with VideoReader(video.path, part=video.part) as reader:
+        yield from reader.read(range(span.start, span.start + span.length))
 
 
 def square_crop(width: int, height: int, faces: Sequence[Face]) -> Box:

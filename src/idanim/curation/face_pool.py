@@ -2,14 +2,16 @@
 
 The paper shuffles the frames and goes through them, discarding those with more than one face, until it has five.
 Here the same is done in one pass and bounded memory: to shuffle is to sort by a random number, so each frame gets
-one as it comes by, and the faces with the smallest numbers are kept.
+one as it comes by, and the faces with the largest numbers are kept. With another number, such as the face's quality,
+the same draw takes the best. Some faces more than wanted are kept, in place of those that turn out to be somebody else.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -19,10 +21,14 @@ from idanim.faces.align import aligned_crop, natural_size_px
 from idanim.faces.engine import FaceEngine
 from idanim.faces.quality import blur, head_pose_deg
 from idanim.pictures import encode_jpeg
-from idanim.types import Face, UInt8Array
+from idanim.types import Face, FloatArray, UInt8Array
 
 CUTOUT_MARGIN = 1.0
 """Kept around the face's box, in box sizes: enough for an aligned crop of a tilted head."""
+
+
+ENOUGH_PX, ENOUGH_BLUR = 224.0, 200.0
+"""A face that is larger or sharper than this is not better for it."""
 
 
 @dataclass(frozen=True)
@@ -63,32 +69,64 @@ class Cutout:
         return replace(self.face, box=box, landmarks=self.face.landmarks - shift)
 
 
+KnownFace = tuple[Cutout, FloatArray]
+"""A face and its recognition vector, [D] of unit length."""
+
+
+class FaceChoice(Protocol):
+    """Ranks faces; those of the highest numbers come into the pool."""
+
+    def number(self, cutout: Cutout, rng: np.random.Generator) -> float:
+        """The rank of one face."""
+        ...
+
+
+class RandomFaces:
+    """Every face is equally likely, as in the paper."""
+
+    def number(self, cutout: Cutout, rng: np.random.Generator) -> float:
+        """A random number in [0, 1)."""
+        return float(rng.random())
+
+
+class BestFaces:
+    """The best faces: large, sharp, turned to the camera and found with certainty."""
+
+    def number(self, cutout: Cutout, rng: np.random.Generator) -> float:
+        """Product of detection score, cosines of yaw and pitch, and size and sharpness, both with falling returns."""
+        face = cutout.local_face
+        yaw, pitch = np.radians(head_pose_deg(face.landmarks))
+        size = min(face.width_px, face.height_px) / ENOUGH_PX
+        sharpness = blur(cutout.rgb, face.landmarks) / ENOUGH_BLUR
+        return float(face.score * np.cos(yaw) * np.cos(pitch) * min(size, 1) ** 0.5 * min(sharpness, 1) ** 0.5)
+
+
 class FaceDraw:
-    """Draws faces at random from a stream of frames, each equally likely, in bounded memory.
+    """Keeps the faces of the highest numbers from a stream of frames, in bounded memory.
 
     Args:
         num_faces: how many to keep.
-        rng: the source of chance; it is advanced once for every face offered.
+        choice: gives the numbers.
+        rng: its source of chance.
     """
 
-    def __init__(self, num_faces: int, rng: np.random.Generator) -> None:
+    def __init__(self, num_faces: int, choice: FaceChoice, rng: np.random.Generator) -> None:
         self._num_faces = num_faces
+        self._choice = choice
         self._rng = rng
-        self._kept: list[tuple[float, int, Cutout]] = []  # a heap, the largest number first
-        self.num_offered = 0
+        self._kept: list[tuple[float, int, Cutout]] = []  # a heap, the smallest number first
 
-    def offer(self, frame: int, rgb: UInt8Array, face: Face) -> None:
+    def offer(self, cutout: Cutout) -> None:
         """Consider the only face of one frame."""
-        self.num_offered += 1
-        number = float(self._rng.random())
+        entry = (self._choice.number(cutout, self._rng), -cutout.frame, cutout)
         if len(self._kept) < self._num_faces:
-            heapq.heappush(self._kept, (-number, frame, Cutout.take(frame, rgb, face)))
-        elif -number > self._kept[0][0]:
-            heapq.heapreplace(self._kept, (-number, frame, Cutout.take(frame, rgb, face)))
+            heapq.heappush(self._kept, entry)
+        else:
+            heapq.heappushpop(self._kept, entry)
 
     def drawn(self) -> list[Cutout]:
-        """The faces drawn, in random order."""
-        return [cutout for _, _, cutout in sorted(self._kept, key=lambda entry: -entry[0])]
+        """The faces kept, the highest number first."""
+        return [cutout for *_, cutout in sorted(self._kept, key=lambda entry: entry[:2], reverse=True)]
 
 
 @dataclass(frozen=True)
@@ -96,37 +134,52 @@ class FacePool:
     """How a clip's faces are drawn and stored.
 
     Attributes:
+        choice: which faces of a video: `RandomFaces` or `BestFaces`.
         num_faces: faces in the pool; the paper takes five.
         max_px: side of the largest crop. Smaller faces keep their own resolution, nothing is magnified.
         jpeg_quality: 1 to 100.
     """
 
+    choice: FaceChoice
     num_faces: int
     max_px: int
     jpeg_quality: int
 
-    def check(self, draw: FaceDraw) -> list[Cutout]:
-        """The faces drawn.
+    def draw(self, rng: np.random.Generator) -> FaceDraw:
+        """Begin a draw from one scene; it keeps twice as many faces as the pool takes."""
+        return FaceDraw(2 * self.num_faces, self.choice, rng)
+
+    def pick(self, draw: FaceDraw, engine: FaceEngine, is_person: Callable[[FloatArray], bool]) -> list[KnownFace]:
+        """The pool: the first faces drawn that are the person's.
+
+        Args:
+            draw: of the scene that the clip is cut from.
+            engine: embeds faces.
+            is_person: whether a recognition vector is the person's.
 
         Raises:
             RejectedError: "face_pool_too_small".
         """
-        faces = draw.drawn()
-        if len(faces) < self.num_faces:
-            text = f"{len(faces)} sampled frames show exactly one face, the pool wants {self.num_faces}"
-            raise RejectedError("face_pool_too_small", text, len(faces), self.num_faces)
-        return faces
+        pool = []
+        for cutout in draw.drawn():
+            vector = engine.embed(cutout.rgb, cutout.local_face)
+            if is_person(vector):
+                pool.append((cutout, vector))
+            if len(pool) == self.num_faces:
+                return pool
+        text = f"{len(pool)} sampled frames show the person's face alone, the pool wants {self.num_faces}"
+        raise RejectedError("face_pool_too_small", text, len(pool), self.num_faces)
 
     def store(
-        self, cutout: Cutout, role: Literal["pool", "first_frame"], clip: str, engine: FaceEngine
+        self, cutout: Cutout, vector: FloatArray, role: Literal["pool", "first_frame"], clip: str
     ) -> tuple[FaceMeta, bytes]:
-        """Align, measure and embed one face.
+        """Align and measure one face.
 
         Args:
             cutout: the face.
+            vector: its recognition vector.
             role: what it serves as.
             clip: key of its clip.
-            engine: embeds it.
 
         Returns:
             Its record, and its crop as JPEG.
@@ -147,6 +200,6 @@ class FacePool:
             blur=round(blur(cutout.rgb, face.landmarks), 2),
             yaw_deg=round(yaw, 2),
             pitch_deg=round(pitch, 2),
-            embedding=tuple(round(float(v), 6) for v in engine.embed(cutout.rgb, face)),
+            embedding=tuple(round(float(v), 6) for v in vector),
         )
         return meta, encode_jpeg(crop, self.jpeg_quality)

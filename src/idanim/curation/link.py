@@ -1,6 +1,7 @@
 """Links: the same person in several clips. Faces of the other clips go into a clip's sample, for `cross_clip`.
 
-Who is the same person is told by names. `Linker.find_leaks` looks for those whom the names do not link.
+Who is the same person is told by names, which `people.py` gives. `Linker.find_leaks` looks for those whom the names do
+not link.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from idanim.types import FloatArray
 
 FaceChoice = tuple[str, tuple[int, ...]]
 """(key of a clip, indices of faces in its sample)."""
+
+
+ROUNDING = 2e-3
+"""Cosines are told from vectors of half precision."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,15 @@ class Linker:
 
     Attributes:
         max_faces: at most this many faces of other clips go into a sample.
+        min_similarity: least cosine of such a face to the mean of the clip's own faces.
+        max_similarity: largest one.
         warn_similarity: two faces of a higher cosine are taken for one person by `find_leaks`.
         seed: of the draw, where there are more.
     """
 
     max_faces: int
+    min_similarity: float
+    max_similarity: float
     warn_similarity: float
     seed: int
 
@@ -57,7 +66,7 @@ class Linker:
         return {entry.key: self._choose_for(entry, clips) for clips in people.values() for entry in clips}
 
     def _choose_for(self, entry: ClipEntry, clips: Sequence[ClipEntry]) -> list[FaceChoice]:
-        faces = [(other.key, i) for other in clips if other.key != entry.key for i in other.pool_bytes]
+        faces = [(other.key, i) for other in clips if other.key != entry.key for i in self._fitting(entry, other)]
         if len(faces) > self.max_faces:
             drawn = rng_for(self.seed, f"link {entry.key}").choice(len(faces), self.max_faces, replace=False)
             faces = [faces[i] for i in sorted(drawn)]
@@ -65,6 +74,15 @@ class Linker:
         for key, i in faces:
             by_clip[key].append(i)
         return [(key, tuple(indices)) for key, indices in by_clip.items()]
+
+    def _fitting(self, entry: ClipEntry, other: ClipEntry) -> list[int]:
+        """Faces of another clip that are neither too unlike nor too like the clip's own."""
+        if entry.vectors is None or other.vectors is None:
+            return list(other.pool_bytes)
+        mean = entry.vectors.astype(np.float32).mean(axis=0)
+        similarities = other.vectors.astype(np.float32) @ (mean / max(float(np.linalg.norm(mean)), 1e-12))
+        limits = (self.min_similarity - ROUNDING, self.max_similarity + ROUNDING)
+        return [i for i, v in zip(other.pool_bytes, similarities.tolist(), strict=True) if limits[0] <= v <= limits[1]]
 
     def find_leaks(self, train: Iterable[Result], val: Sequence[Result]) -> list[Leak]:
         """Videos of the training split that seem to show a person of the validation split, most similar first.

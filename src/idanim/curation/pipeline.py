@@ -5,6 +5,7 @@ Behind them come `captions.py`, which captions the samples that were accepted, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,9 +13,11 @@ from idanim.curation.captions import UNCAPTIONED, read_sidecar
 from idanim.curation.chance import rng_for
 from idanim.curation.cut import Clip
 from idanim.curation.face_pool import FaceDraw, FacePool
-from idanim.curation.filters import FaceFilter
+from idanim.curation.filters import FaceFilter, MotionFilter
 from idanim.curation.scan import FrameSampling, scan_video
+from idanim.curation.scenes import Scenes
 from idanim.curation.sources import IdentityNames, SourceVideo
+from idanim.curation.track import Tracker
 from idanim.data.sample import ClipMeta, ClipSample
 from idanim.faces.engine import FaceEngine
 from idanim.pictures import encode_jpeg
@@ -31,7 +34,10 @@ class Curator:
     Attributes:
         engine: finds and embeds faces.
         sampling: which frames are looked at.
-        face_filter: which videos show one person well.
+        scenes: what counts as a cut.
+        tracker: which videos show one person throughout.
+        face_filter: which videos show the person well.
+        motion_filter: which clips move.
         face_pool: how faces are drawn and stored.
         clip: how the clip is cut.
         identities: who is shown.
@@ -40,7 +46,10 @@ class Curator:
 
     engine: FaceEngine
     sampling: FrameSampling
+    scenes: Scenes
+    tracker: Tracker
     face_filter: FaceFilter
+    motion_filter: MotionFilter
     face_pool: FacePool
     clip: Clip
     identities: IdentityNames
@@ -54,28 +63,35 @@ class Curator:
             UnreadableVideoError: it can't be read.
         """
         # given facts
+        video.check()
         sidecar = read_sidecar(video)
         identity = sidecar.identity or self.identities.of(video)
 
-        # read, sample, detect; draw faces on the way
-        draw = FaceDraw(self.face_pool.num_faces, rng_for(self.seed, video.key))
-        with VideoReader(video.path) as reader:
-            scan = scan_video(reader, self.sampling, self.engine, draw)
+        # read, scenes, sample, detect; draw faces on the way
+        with VideoReader(video.path, part=self.sampling.limit(video.part)) as reader:
+            scan, draw = scan_video(reader, self.sampling, self.scenes, self.engine, self._begin_draw(video))
+        self.face_filter.check_several(scan)
+        self.clip.check_length(scan)
+        self.face_filter.check_seen(scan)
+
+        # track
+        track = self.tracker.follow(scan, self.engine)
 
         # filter
-        self.clip.check_length(scan)
-        self.face_filter.check(scan)
+        self.face_filter.check_quality(scan)
+        span = self.clip.choose_span(scan, track.shows_person)
+        self.motion_filter.check(span.samples)
 
         # face pool
-        pool = self.face_pool.check(draw)
+        pool = self.face_pool.pick(draw, self.engine, track.matches)
 
         # cut
-        span = self.clip.choose_span(scan)
         cut = self.clip.cut(video, scan, span)
+        first = self.engine.embed(cut.first_face.rgb, cut.first_face.local_face)
 
         # store
-        stored = [self.face_pool.store(face, "pool", video.key, self.engine) for face in pool]
-        stored.append(self.face_pool.store(cut.first_face, "first_frame", video.key, self.engine))
+        stored = [self.face_pool.store(face, vector, "pool", video.key) for face, vector in pool]
+        stored.append(self.face_pool.store(cut.first_face, first, "first_frame", video.key))
         left, top, right, bottom = cut.crop_box
         meta = ClipMeta(
             key=video.key,
@@ -95,3 +111,7 @@ class Curator:
         first_frame = encode_jpeg(cut.frames[0], self.face_pool.jpeg_quality)
         video_bytes = encode_mp4(cut.frames, scan.fps, **CLIP_ENCODING)
         return ClipSample(meta, video_bytes, first_frame, tuple(picture for _, picture in stored))
+
+    def _begin_draw(self, video: SourceVideo) -> Callable[[], FaceDraw]:
+        rng = rng_for(self.seed, video.key)
+        return lambda: self.face_pool.draw(rng)

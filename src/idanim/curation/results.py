@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from idanim.captioning.caption import ClipCaptions
 from idanim.curation.decision import RETRIED, Decision
@@ -34,12 +37,14 @@ class ClipEntry:
         identity: name of the person.
         num_bytes: size of all its members.
         pool_bytes: size of each face crop of its pool, by index of the face.
+        vectors: recognition vectors of the pool in the same order, [faces, D] float16; None where they don't matter.
     """
 
     key: str
     identity: str
     num_bytes: int
     pool_bytes: dict[int, int]
+    vectors: npt.NDArray[np.float16] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,19 @@ class Result:
         decision: what became of it.
         path: the file that holds the result.
         captions: take the place of those in the file, once the clip is captioned.
+        person: name of the person, in place of the one stored; see `idanim.curation.people`.
     """
 
     decision: Decision
     path: Path
     captions: ClipCaptions | None = None
+    person: str | None = None
 
     @property
     def version(self) -> str:
         """Names the state of the sample."""
         captions = [self.captions.texts, self.captions.states] if self.captions else None
-        return f"{self.path.name} {json.dumps(captions, sort_keys=True)}"
+        return json.dumps([self.path.name, self.person, captions], sort_keys=True)
 
     @property
     def picture(self) -> Path:
@@ -74,7 +81,7 @@ class Result:
             IdanimError: the file was damaged since.
         """
         sample = from_members(ShardIndex.scan(self.path).read(self.decision.key))
-        return replace(sample, meta=self._captioned(sample.meta))
+        return replace(sample, meta=self._current(sample.meta))
 
     def video(self) -> bytes:
         """The mp4 of the sample."""
@@ -84,12 +91,12 @@ class Result:
     def meta(self) -> ClipMeta:
         """The JSON part of the sample."""
         key = self.decision.key
-        return self._captioned(parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key))
+        return self._current(parse_meta(ShardIndex.scan(self.path).read(key, ["json"])["json"], key))
 
-    def _captioned(self, meta: ClipMeta) -> ClipMeta:
-        if self.captions is None:
-            return meta
-        return replace(meta, captions=self.captions.texts, caption_states=self.captions.states)
+    def _current(self, meta: ClipMeta) -> ClipMeta:
+        if self.captions is not None:
+            meta = replace(meta, captions=self.captions.texts, caption_states=self.captions.states)
+        return meta if self.person is None else replace(meta, identity=self.person)
 
     def faces(self, indices: Sequence[int]) -> tuple[tuple[FaceMeta, ...], tuple[bytes, ...]]:
         """Records and JPEG bytes of some of the sample's faces."""
@@ -103,7 +110,8 @@ class Result:
         meta = self.meta()
         sizes = {ending: size for ending, (_, size) in ShardIndex.scan(self.path).members[meta.key].items()}
         pool = {i: sizes[f"face.{i}.jpg"] for i, face in enumerate(meta.faces) if face.role == "pool"}
-        return ClipEntry(meta.key, meta.identity, sum(sizes.values()), pool)
+        vectors = np.array([meta.faces[i].embedding for i in pool], dtype=np.float16)
+        return ClipEntry(meta.key, meta.identity, sum(sizes.values()), pool, vectors)
 
 
 class ResultStore:

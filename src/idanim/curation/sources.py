@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from idanim.curation.decision import RejectedError
 from idanim.types import IdanimError
+from idanim.video import WHOLE, Part
 
 VIDEO_ENDINGS = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905
@@ -20,22 +22,42 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video file.
+    """One video file, or a part of one.
 
     Attributes:
         path: where it is.
-        name: path relative to the input folder, with forward slashes (see `printable`).
-        key: clip key; a pure function of `name`.
+        name: path relative to the input folder, with forward slashes (see `printable`); of a part with a media
+            fragment behind it, as in `film.mp4#t=12,20`.
+        key: clip key; a pure function of `name`, or of the name that a list gives the clip.
+        part: what is read of the file: times and a box; all of it by default.
+        identity: the person's name, where a list gives it.
+        source_id: which video it is a part of, where a list says so.
+        duplicate_of: name of an earlier video of the same content.
     """
 
     path: Path
     name: str
     key: str
+    part: Part = WHOLE
+    identity: str | None = None
+    source_id: str | None = None
+    duplicate_of: str | None = None
 
     @property
     def stem(self) -> str:
-        """`name` without its ending."""
-        return self.name[: -len(self.path.suffix)]
+        """Name of the file without its ending."""
+        return self.name.partition(fragment(self.part) or "\0")[0].removesuffix(self.path.suffix)
+
+    def check(self) -> None:
+        """Let a video pass that is there, and not for the second time.
+
+        Raises:
+            RejectedError: "file_missing" or "duplicate".
+        """
+        if self.duplicate_of is not None:
+            raise RejectedError("duplicate", f"the same as {self.duplicate_of}")
+        if self.source_id is not None and not self.path.exists():
+            raise RejectedError("file_missing", f"{self.path}: the list names it, but it is not there")
 
     @property
     def sidecars(self) -> tuple[Path, ...]:
@@ -50,6 +72,7 @@ class SourceVideo:
             stamp = f"{self.name}|{status.st_size}|{status.st_mtime_ns}"
         except OSError as error:  # a dangling link; reading it will give the reason
             stamp = f"{self.name}|{error.errno}"
+        stamp += f"|{self.part}|{self.identity}|{self.duplicate_of}"
         digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape"))
         for sidecar in self.sidecars:
             digest.update(sidecar.suffix.encode())
@@ -58,6 +81,17 @@ class SourceVideo:
             except OSError as error:  # reading it will give the reason, too
                 digest.update(f"error {error.errno}".encode())
         return digest.hexdigest()
+
+
+def fragment(part: Part) -> str:
+    """A part as W3C media fragment, "" for a whole video: `#t=12,20&xywh=percent:10,0,80,100`."""
+    words = []
+    if part.start_s or part.end_s is not None:
+        words.append(f"t={part.start_s:g}" + ("" if part.end_s is None else f",{part.end_s:g}"))
+    if part.box is not None:
+        left, top, right, bottom = part.box
+        words.append("xywh=percent:" + ",".join(f"{100 * v:g}" for v in (left, top, right - left, bottom - top)))
+    return "#" + "&".join(words) if words else ""
 
 
 def clip_key(name: str) -> str:
@@ -123,5 +157,7 @@ class IdentityNames:
 
     def of(self, video: SourceVideo) -> str:
         """The person's name."""
+        if video.identity:
+            return video.identity
         match = re.search(self.pattern, video.stem)
         return (match[1] if match else None) or video.stem
