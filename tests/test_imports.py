@@ -31,8 +31,11 @@ ENTRY_POINTS = {
     "curate",
     "evaluation",
     "generate",
+    "generator",
     "person_videos",
     "previews",
+    "recipe",
+    "reference_faces",
     "shard_people",
     "weights",
 }
