@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from idanim.types import IdanimError, UInt8Array
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 150_000_000
+"""Larger pictures are refused; Pillow itself refuses those above 178 million."""
 
 
 def decode_picture(content: bytes, name: str) -> UInt8Array:

@@ -224,7 +224,8 @@ class Sampler:
         parts = self.backbone.parts
         with self._at_work(parts.denoiser, self.adapter), self._cache.video(settings.num_frames):
             device = self.backbone.device
-            with self._windows(settings, pipeline) if settings.free_noise else nullcontext():
+            in_windows = settings.free_noise and settings.num_frames > self._window_frames
+            with self._windows(pipeline) if in_windows else nullcontext():
                 latents = pipeline(
                     prompt_embeds=context.to(device),
                     negative_prompt_embeds=negative.to(device),
@@ -241,11 +242,15 @@ class Sampler:
         with self._at_work(parts.autoencoder):
             return (self.backbone.decode_video(latents)[0] / 2 + 0.5).clamp(0, 1)
 
+    @property
+    def _window_frames(self) -> int:
+        return min(WINDOW_FRAMES, self.backbone.max_frames)
+
     @contextmanager
-    def _windows(self, settings: SamplingSettings, pipeline: Any) -> Iterator[None]:
+    def _windows(self, pipeline: Any) -> Iterator[None]:
         if not hasattr(pipeline, "sample_in_windows"):
             raise IdanimError("sampling.free_noise=true does not go with sparse control: its network has one length")
-        pipeline.sample_in_windows(min(WINDOW_FRAMES, self.backbone.max_frames), WINDOW_STRIDE)
+        pipeline.sample_in_windows(self._window_frames, WINDOW_STRIDE)
         try:
             yield
         finally:
