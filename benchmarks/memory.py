@@ -2,20 +2,23 @@
 
     python benchmarks/memory.py [--frames 21] [--size 512]
 
-Every tensor is fake (sizes only), and torch's own tracker follows when each is made and freed. What it can't see:
+Every tensor is fake (sizes only); when each is made and freed is followed. What it can't see:
 workspaces of the GPU's libraries, fragmentation, and the CUDA context (about half a gigabyte).
 """
 
 from __future__ import annotations
 
 import argparse
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNetMotionModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.config import restore
@@ -30,25 +33,58 @@ from idanim.models.tiny import byte_tokenizer
 GB = 10**9
 
 
+class Allocations(TorchDispatchMode):
+    """Follows the storage of every tensor that is made while it is active.
+
+    Attributes:
+        most: the most bytes that were there at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, and count what it made."""
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._count, result)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known.add(storage)
+            size = storage.nbytes()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._free, size)
+        return tensor
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
 def peak_bytes(resident: Sequence[nn.Module], work: Callable[[], object]) -> int:
     """The most bytes at once while `work` runs with these models on the device."""
-    tracker = MemTracker()
-    tracker.track_external(*resident)
-    with tracker, torch.no_grad():
+    with torch.no_grad(), Allocations() as allocations:
         work()
-    return max(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+    weights = {id(t): t.nbytes for model in resident for t in (*model.parameters(), *model.buffers())}
+    return sum(weights.values()) + allocations.most
 
 
 def full_size_models(dtype: torch.dtype) -> tuple[AnimateDiffBackbone, ClipFaceEncoder, FaceAdapter]:
     """SD1.5 with motion modules v2, CLIP ViT-H and the official adapter (LoRA of rank 128)."""
+    torch.set_default_dtype(dtype)  # fake tensors can't be converted afterwards
     backbone = AnimateDiffBackbone(
         UNetMotionModel(**sd15.UNET, use_motion_mid_block=True),
         AutoencoderKL(**sd15.VAE),
         CLIPTextModel(CLIPTextConfig(**sd15.TEXT)),
         byte_tokenizer(),
         animatediff_scheduler(),
-    ).to(dtype)
-    encoder = ClipFaceEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**sd15.IMAGE_ENCODER))).to(dtype)
+    )
+    encoder = ClipFaceEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**sd15.IMAGE_ENCODER)))
+    torch.set_default_dtype(torch.float32)
     adapter = FaceAdapter(backbone, encoder.feature_dim, lora_rank=128).requires_grad_(False)
     return backbone, encoder, adapter
 

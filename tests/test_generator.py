@@ -16,9 +16,10 @@ from idanim import person_videos
 from idanim.config import Run, compose
 from idanim.generation.identity import IdTokens, mix
 from idanim.generation.schedulers import SCHEDULER_NAMES
-from idanim.generator import ALIASES, CancelledError, Generator, Person, Progress
+from idanim.generator import ALIASES, CancelledError, Generator, Person, Progress, _overrides
 from idanim.metrics.prompts import load_prompts
 from idanim.metrics.videos import read_record
+from idanim.models.tiny import tiny_sparse_control
 from idanim.person_videos import generate_videos
 from idanim.types import IdanimError
 from idanim.video import read_frames
@@ -91,6 +92,11 @@ def test_mixtures(generator: Generator, people: list[Person]) -> None:
     assert (middle.name, middle.weights) == ("ada_0.50+bob_0.50", (0.5, 0.5))
     frames = [generator.generate(person, PROMPT).clip.frames.astype(float) for person in (ada, middle, bob)]
     assert not np.array_equal(frames[0], frames[2])
+    recipe = generator.record(middle, PROMPT, 0).made_with["recipe"]["values"]
+    assert recipe["references"] == [[str(path)] for path in (*ada.sources[0], *bob.sources[0])]
+    assert (recipe["mix"], recipe["face_index"]) == ([0.5, 0.5], [None, None])
+    with pytest.raises(IdanimError, match="a mixture can't be mixed again"):
+        generator.mixture([middle, bob], [0.5, 0.5])
     for weights, words in (
         ([0.7, 0.2], "they sum to 0.9, expected 1"),
         ([1.5, -0.5], "none may be negative"),
@@ -251,3 +257,54 @@ def test_out_of_memory_names_the_preset(generator: Generator, people: list[Perso
         monkeypatch.setattr(generator, "memory", memory)
         with pytest.raises(IdanimError, match=words):
             generator.generate(people[0], PROMPT)
+
+
+def test_distilled_samplers_bring_their_weights(tmp_path: Path) -> None:
+    run = compose(
+        "generate", ["sampler=animatelcm", "backbone=public", "weights=/w", "backbone.model.loras={/l/a.pt: 0.5}"]
+    )
+    model = _overrides(run.config)["backbone"]["model"]
+    assert model["motion"] == "/w/AnimateLCM/AnimateLCM_sd15_t2v.ckpt"
+    assert model["loras"] == {"/l/a.pt": 0.5, "/w/AnimateLCM/AnimateLCM_sd15_t2v_lora.safetensors": 0.8}
+    assert run.config["sampler"]["num_inference_steps"] == 6
+    assert _overrides(compose("generate", ["sampler=dpm"]).config) == {}
+
+
+def test_low_memory_gives_the_same_video_but_for_rounding(people: list[Person], generator: Generator) -> None:
+    low = Generator.load(*SMALL, "memory=low", "memory.dtype=float32")
+    assert low.sampler.backbone.vae_chunk_frames == 1
+    assert low.sampler.backbone.vae.use_tiling
+    frames = low.generate(people[0], PROMPT).clip.frames.astype(int)
+    assert np.abs(frames - generator.generate(people[0], PROMPT).clip.frames).max() <= 1
+
+
+def test_offloaded_models_are_on_the_device_only_while_they_work(
+    generator: Generator, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, moves = generator.sampler, []
+    parts = {"face": sampler.encoder, "adapter": sampler.adapter, **sampler.backbone.parts._asdict()}
+    for name, part in parts.items():
+        monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, device)))
+    monkeypatch.setattr(sampler, "offload_from", "cpu:0")
+    generator.generate(generator.person(photos[0]), PROMPT)
+    work = [("face", "adapter"), ("text",), ("denoiser", "adapter"), ("autoencoder",)]
+    assert moves == [(name, device) for names in work for device in ("cpu:0", "cpu") for name in names]
+
+
+def test_control_by_configuration(
+    tmp_path: Path, run_with: Any, generator: Generator, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "_network", tiny_sparse_control(generator.sampler.backbone))
+    for frames in ("[0]", "[1]"):
+        run = composed(tmp_path, "control=rgb", f"control.images={photos[1]}", f"control.frames={frames}")
+        monkeypatch.setattr(generator, "run", run)
+        control = generator.configured_control()
+        assert control is not None
+        video = generator.generate(generator.person(photos[0]), PROMPT, control=control)
+        stored = video.record.made_with["recipe"]["values"]["control"]
+        assert (stored["images"], stored["frames"]) == ([str(photos[1])], json.loads(frames))
+        assert str(photos[1]) in video.record.made_with["files"]
+    with pytest.raises(IdanimError, match=r"2 pictures for 1 frames"):
+        generator.control([photos[0], photos[1]], [0])
+    with pytest.raises(IdanimError, match=r"control.images='gone.png': there is no such file"):
+        generator.control(["gone.png"], [0])

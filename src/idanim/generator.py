@@ -8,7 +8,7 @@ video.save("ada.mp4")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from idanim.assembly import load_sampler, pick_device, sampling_settings
-from idanim.config import Run, build, built_or_plain, compose
+from idanim.config import Run, build, built_or_plain, compose, replace_values
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes, write_json
 from idanim.generation.control import SparseControl
@@ -58,7 +58,8 @@ class Person:
         tokens: what the backbone attends to; computed once for all videos.
         faces: the face crops they are made of.
         notes: what the user should know of the photos, in words.
-        sources: the photos, folders or videos, by identity.
+        sources: the photos, folders or videos of each identity: one for a person, several for a mixture.
+        face_indices: which face of a picture, for each identity.
         files: every file that was read.
         weights: of each identity in a mixture; () for one person.
     """
@@ -67,7 +68,8 @@ class Person:
     tokens: IdTokens
     faces: tuple[ReferenceFace, ...]
     notes: tuple[str, ...]
-    sources: tuple[Path, ...]
+    sources: tuple[tuple[Path, ...], ...]
+    face_indices: tuple[int | None, ...]
     files: tuple[Path, ...]
     weights: tuple[float, ...] = ()
 
@@ -125,7 +127,7 @@ class Generator:
         self.sampler.check(self.settings)
         encoder_px = self.sampler.encoder.image_size
         self._options = ReferenceOptions(
-            config["reference_size_px"], encoder_px // 2, config["face_index"], keep_outliers=config["keep_outliers"]
+            config["reference_size_px"], encoder_px // 2, keep_outliers=config["keep_outliers"]
         )
         self._hashes: dict[str, str] = {}
 
@@ -139,17 +141,17 @@ class Generator:
 
         Args:
             sources: files and folders.
-            face_index: which face of a picture, by falling size; None = as configured.
+            face_index: which face of a picture, by falling size; None = the largest.
 
         Raises:
             IdanimError: a file is missing or can't be read, or no face is found.
         """
         paths = tuple(Path(source).expanduser() for source in sources)
-        options = self._options if face_index is None else replace(self._options, face_index=face_index)
+        options = replace(self._options, face_index=face_index)
         found = read_person(paths, self.engine, options)
         with self._memory_told():
             tokens = self.sampler.id_tokens([face.crop for face in found.faces])
-        return Person(found.name, tokens, found.faces, found.notes, paths, found.files)
+        return Person(found.name, tokens, found.faces, found.notes, (paths,), (options.face_index,), found.files)
 
     def mixture(self, people: Sequence[Person], weights: Sequence[float]) -> Person:
         """A person who does not exist: the weighted average of others (paper, Fig. 8).
@@ -158,6 +160,8 @@ class Generator:
             IdanimError: weights that are negative, don't sum to 1, or are not one a person.
         """
         check_weights(weights, len(people))
+        if any(person.weights for person in people):
+            raise IdanimError("a mixture can't be mixed again; mix its people with their final weights")
         if self.sampler.adapter.concatenates:
             raise IdanimError("weights=: the tokens of this adapter stand side by side and can't be mixed")
         return Person(
@@ -166,6 +170,7 @@ class Generator:
             faces=tuple(face for person in people for face in person.faces),
             notes=tuple(note for person in people for note in person.notes),
             sources=tuple(source for person in people for source in person.sources),
+            face_indices=tuple(index for person in people for index in person.face_indices),
             files=tuple(file for person in people for file in person.files),
             weights=tuple(float(weight) for weight in weights),
         )
@@ -185,7 +190,8 @@ class Generator:
             if not path.is_file():
                 raise IdanimError(f"control.images={str(path)!r}: there is no such file")
         pictures = tuple(decode_picture(path.read_bytes(), str(path)) for path in paths)
-        result = SparseControl(self._network, pictures, tuple(frames), scale, context)
+        sources = tuple(str(path.resolve()) for path in paths)
+        result = SparseControl(self._network, pictures, tuple(frames), scale, context, sources)
         result.check(self.settings.num_frames)
         return result
 
@@ -266,6 +272,7 @@ class Generator:
     ) -> VideoRecord:
         """What the json of a video says; `made_with.recipe` makes it again."""
         settings = self.settings_with(**changes)
+        files = [*person.files, *(Path(source) for source in control.sources)] if control else person.files
         made_with = {
             "checkpoint": self._hash(self.ckpt),
             "references": {file.name: self._hash(file) for file in person.files},
@@ -276,16 +283,27 @@ class Generator:
             "sampling": asdict(settings),
             "weights": list(person.weights) or None,
             "notes": [*person.notes, *filter(None, [self.cut_note(prompt)])],
-            "recipe": recipe_of(self.run, person.sources, person.weights, prompt, seed, settings),
-            "files": {str(file.resolve()): self._hash(file) for file in person.files} | self._weights,
+            "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
+            "files": {str(file.resolve()): self._hash(file) for file in files} | self._weights,
             "versions": versions(),
             "device": str(self.sampler.backbone.device),
             "dtype": str(self.sampler.backbone.dtype).removeprefix("torch."),
             "memory": self.memory,
-            "control": {"frames": list(control.frames), "scale": control.scale} if control else None,
             "git_sha": self.run.git_sha,
         }
         return VideoRecord(prompt, person.name, seed, SYSTEM, made_with=made_with)
+
+    def _shown(self, person: Person, control: SparseControl | None) -> dict[str, Any]:
+        """Whom a video shows and what steers it, as keys of the configuration."""
+        sources = [[str(source.resolve()) for source in group] for group in person.sources]
+        shown: dict[str, Any] = {"references": sources[0], "face_index": person.face_indices[0], "mix": None}
+        if person.weights:
+            shown = {"references": sources, "face_index": list(person.face_indices), "mix": list(person.weights)}
+        values = self.run.config["control"]
+        if control is not None:
+            steering = {"images": list(control.sources), "frames": list(control.frames)}
+            values = {**values, **steering, "scale": control.scale, "context": control.context}
+        return {**shown, "control": values}
 
     def _hash(self, path: Path) -> str:
         key = str(path.resolve())
@@ -323,27 +341,35 @@ class Generator:
             ) from error
 
 
-def _load(config: dict[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
-    memory, preset = config["memory"], config["sampler"]["model"]
+def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
+    memory = config["memory"]
+    if memory["dtype"] is not None and memory["dtype"] not in DTYPES:
+        raise IdanimError(f"memory.dtype={memory['dtype']!r}: expected one of {', '.join(DTYPES)}")
     device = pick_device(config["device"])
-    overrides = dict(config["model"])
-    if preset:
-        known = (config["backbone"] or {}).get("model", {})
-        if not preset.keys() <= known.keys():
-            raise IdanimError("this sampler= has weights of its own, which need backbone=public")
-        merged = {**preset, **overrides.get("backbone", {}).get("model", {})}
-        overrides["backbone"] = {**overrides.get("backbone", {}), "model": merged}
     offload = memory["offload"] and device != "cpu"
-    sampler, trained = load_sampler(ckpt, overrides, "cpu" if offload else device, config["scale"], config["backbone"])
+    home = "cpu" if offload else device
+    sampler, trained = load_sampler(ckpt, _overrides(config), home, config["scale"], config["backbone"])
     if memory["dtype"] is not None:
-        if memory["dtype"] not in DTYPES:
-            raise IdanimError(f"memory.dtype={memory['dtype']!r}: expected one of {', '.join(DTYPES)}")
-        sampler.backbone.to(DTYPES[memory["dtype"]])
-        if isinstance(sampler.encoder, nn.Module):
-            sampler.encoder.to(DTYPES[memory["dtype"]])
+        for model in (sampler.backbone, sampler.encoder):
+            if isinstance(model, nn.Module):
+                model.to(DTYPES[memory["dtype"]])
     sampler.backbone.decode_in(memory["vae_chunk_frames"], memory["vae_tiling"])
     sampler.offload_from = device if offload else None
     return sampler, trained
+
+
+def _overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What replaces values of the models' configuration: the weights of a distilled sampler, then `model`."""
+    preset = dict(config["sampler"]["model"] or {})
+    own = config["backbone"]["model"] if config["backbone"] else {}
+    loras = {lora["file"]: lora["weight"] for lora in config["sampler"]["loras"] or ()}
+    if loras:
+        preset["loras"] = {**(own.get("loras") or {}), **loras}
+    if not preset.keys() <= own.keys():
+        raise IdanimError("this sampler= has weights of its own, which need backbone=public")
+    overrides: dict[str, Any] = {"backbone": {"model": preset}} if preset else {}
+    replace_values(overrides, config["model"])
+    return overrides
 
 
 def _control_network(node: Any, sampler: Sampler) -> Any:
@@ -354,7 +380,7 @@ def _control_network(node: Any, sampler: Sampler) -> Any:
     return network if sampler.offload_from else network.to(sampler.backbone.device)
 
 
-def _settings(config: dict[str, Any], trained: dict[str, Any]) -> SamplingSettings:
+def _settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> SamplingSettings:
     """The backbone's settings, replaced by the sampler's, replaced by what was typed."""
     preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
     typed = {key: value for key, value in config["sampling"].items() if value is not None}

@@ -93,7 +93,7 @@ def _prompts(config: Mapping[str, Any]) -> list[str]:
 
 def _seeds(value: Any) -> list[int]:
     seeds = value if isinstance(value, list) else [value]
-    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in seeds):
+    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 for seed in seeds):
         raise IdanimError(f"seed={value}: expected a whole number from 0 on, or a [list] of them")
     return list(dict.fromkeys(seeds))
 
@@ -105,7 +105,10 @@ def _sources(config: Mapping[str, Any]) -> list[list[str]]:
         if mixed:
             raise IdanimError("people= is a grid of different people; mixtures take reference=[a.jpg,b.jpg]")
         return [[source] for source in _listed(config["people"], "people")]
-    sources = _listed(built_or_plain(config["references"]), "reference")
+    given = built_or_plain(config["references"])
+    if mixed and isinstance(given, list) and any(isinstance(item, list) for item in given):  # as recipes have them
+        return [_listed(item, "reference") for item in given]
+    sources = _listed(given, "reference")
     if config["sweep"] is not None:
         if config["mix"] is not None:
             raise IdanimError("give either weights=[…] for one mixture, or sweep=<number> for several")
@@ -123,7 +126,10 @@ def _listed(value: Any, key: str) -> list[str]:
 
 
 def _people(generator: Generator, groups: Sequence[Sequence[str]], config: Mapping[str, Any]) -> list[Person]:
-    people = [generator.person(*sources) for sources in groups]
+    indices = config["face_index"] if isinstance(config["face_index"], list) else [config["face_index"]] * len(groups)
+    if len(indices) != len(groups):
+        raise IdanimError(f"face_index={indices}: {len(indices)} numbers for {len(groups)} people; give one each")
+    people = [generator.person(*sources, face_index=index) for sources, index in zip(groups, indices, strict=True)]
     if config["mix"] is not None:
         return [generator.mixture(people, config["mix"])]
     if config["sweep"] is not None:

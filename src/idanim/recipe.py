@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,46 +22,46 @@ PACKAGES = ("idanim", "torch", "diffusers", "transformers", "numpy", "pillow", "
 """Whose versions may change the bytes of a video."""
 
 _NOT_OF_ONE_VIDEO = {"output": None, "recipe": None, "people": None, "prompts": None, "sweep": None, "formats": []}
-_PATHS = ("backbone", "model", "control", "faces")
+_PATH_KEYS = ("path", "base", "motion", "vae", "tokenizer", "folder", "root", "images")
 
 
-def recipe_of(
-    run: Run, sources: Sequence[Path], weights: Sequence[float], prompt: str, seed: int, settings: SamplingSettings
-) -> dict[str, Any]:
-    """The configuration that makes one video, storable as json; paths in it are absolute."""
+def recipe_of(run: Run, settings: SamplingSettings, **shown: Any) -> dict[str, Any]:
+    """The configuration that makes one video, storable as json; paths in it are absolute.
+
+    Args:
+        run: the configured run.
+        settings: of this video.
+        shown: keys of the configuration that say what it shows, with their values.
+    """
     sampling = {key: value for key, value in asdict(settings).items() if key in run.config["sampling"]}
-    values = {**run.config, **_NOT_OF_ONE_VIDEO, "prompt": prompt, "seed": seed, "sampling": sampling}
+    values = {**run.config, **_NOT_OF_ONE_VIDEO, "sampling": sampling, **shown}
     values["sampler"] = {**values["sampler"], "scheduler": settings.scheduler}
-    values["references"] = [str(source.resolve()) for source in sources]
-    values["mix"] = list(weights) or None
     values["ckpt"] = str(Path(built_or_plain(values["ckpt"])).expanduser().resolve())
-    values["control"] = _with_absolute_images(values["control"])
-    values |= {key: _absolute(values[key]) for key in _PATHS}
+    values |= {key: _absolute(values[key]) for key in ("backbone", "model", "control", "faces", "sampler")}
     return storable(replace(run, config=values))
 
 
-def _with_absolute_images(control: Mapping[str, Any]) -> dict[str, Any]:
-    images = control["images"]
-    if images is None:
-        return dict(control)
-    paths = images if isinstance(images, list) else [images]
-    return {**control, "images": [str(Path(path).expanduser().resolve()) for path in paths]}
-
-
-def _absolute(node: Any) -> Any:
+def _absolute(node: Any, key: str = "") -> Any:
     """The node with absolute paths in place of those of existing files."""
-    if isinstance(node, dict):
-        if "_target_" in node and "path" not in node and "base" not in node:
-            return node  # a part of the package, whose name is no path
-        return {key: _absolute(value) for key, value in node.items()}
+    if isinstance(node, Mapping):
+        if _is_shipped(node):
+            return node
+        return {_absolute(name): _absolute(value, name) for name, value in node.items()}
     if isinstance(node, list):
-        return [_absolute(item) for item in node]
-    return str(Path(node).expanduser().resolve()) if _is_path(node) else node
+        return [_absolute(item, key) for item in node]
+    return str(Path(node).expanduser().resolve()) if _is_path(node, key) else node
 
 
-def _is_path(value: Any) -> bool:
-    # Names without a separator are no paths here, since any word may also be a folder's.
-    return isinstance(value, str) and "/" in value and Path(value).expanduser().exists()
+def _is_shipped(node: Mapping[str, Any]) -> bool:
+    # A part of the package, whose name is no path.
+    return set(node) == {"_target_", "name"}
+
+
+def _is_path(value: Any, key: str) -> bool:
+    # Any word may also be a folder's name, so elsewhere only what looks like a path counts.
+    if not isinstance(value, str) or not (key in _PATH_KEYS or "/" in value or Path(value).suffix):
+        return False
+    return Path(value).expanduser().exists()
 
 
 def run_of(recipe: Path, output: Path, git_sha: str) -> Run:
@@ -112,17 +112,17 @@ def hashes_of(nodes: Any) -> dict[str, str]:
     return {str(path): sha256(path) if path.is_file() else _folder_hash(path) for path in dict.fromkeys(_paths(nodes))}
 
 
-def _paths(node: Any) -> Iterator[Path]:
-    if isinstance(node, Mapping) and "name" in node and "_target_" in node:
+def _paths(node: Any, key: str = "") -> Iterator[Path]:
+    if isinstance(node, Mapping) and _is_shipped(node):
         yield from _paths(str(built_or_plain(node)))
     elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _paths(key)
-            yield from _paths(value)
+        for name, value in node.items():
+            yield from _paths(name)
+            yield from _paths(value, name)
     elif isinstance(node, list | tuple):
         for item in node:
-            yield from _paths(item)
-    elif _is_path(node):
+            yield from _paths(item, key)
+    elif _is_path(node, key):
         yield Path(node).expanduser().resolve()
 
 

@@ -31,6 +31,7 @@ class SparseControl:
         scale: weight of the network's residuals.
         context: what the network reads: "official" = text and id tokens, as in the official code; "text" = no id
             tokens, as the network was trained.
+        sources: files of the pictures, for the record.
     """
 
     network: SparseControlNetModel
@@ -38,6 +39,7 @@ class SparseControl:
     frames: tuple[int, ...]
     scale: float = 1.0
     context: str = OFFICIAL
+    sources: tuple[str, ...] = ()
 
     def check(self, num_frames: int) -> None:
         """Refuse what does not fit together or to a video of so many frames.
