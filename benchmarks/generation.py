@@ -28,10 +28,10 @@ SIZES = {"8 frames of 64²": (8, 64), "16 frames of 64²": (16, 64), "16 frames 
 
 def models(seed: int = 0) -> tuple[AnimateDiffBackbone, FaceAdapter]:
     """A backbone and an adapter of random weights; equal seeds give equal weights."""
-    backbone = tiny_backbone(seed, channels=(64, 128), context_dim=96)
+    backbone = tiny_backbone(seed, channels=(64, 128), context_dim=96)  # whose frames both normalise one by one
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapter = FaceAdapter(backbone, 48, num_queries=16, depth=2, dim_head=16, heads=4, scale=0.8)
+        adapter = FaceAdapter(backbone, 48, num_queries=16, depth=4, dim_head=64, heads=2, scale=0.8)
     return backbone, adapter.requires_grad_(False)
 
 
@@ -64,7 +64,7 @@ def compare(rounds: int, steps: int) -> None:
     sampler, theirs = Sampler(backbone, encoder, adapter), diffusers_pipeline(adapter)
     face = (torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8).numpy()
     features = encoder.encode(torch.as_tensor(face).permute(2, 0, 1)[None, None].float() / 127.5 - 1)
-    embeds = [torch.cat([encoder.null_features(), features])[:, 0][:, None]]
+    embeds = [torch.cat([encoder.null_features(), features])]
     ratios = []
     for name, (frames, size) in SIZES.items():
         settings = SamplingSettings(frames, size, size, steps, 8.0, "", 8)
