@@ -21,7 +21,14 @@ from idanim.types import IdanimError
 PACKAGES = ("idanim", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
 """Whose versions may change the bytes of a video."""
 
-_NOT_OF_ONE_VIDEO = {"output": None, "recipe": None, "people": None, "prompts": None, "sweep": None, "formats": []}
+_NOT_OF_ONE_VIDEO: dict[str, Any] = {
+    "output": None,
+    "recipe": None,
+    "people": None,
+    "prompts": None,
+    "sweep": None,
+    "formats": [],
+}
 _PATH_KEYS = ("path", "base", "motion", "vae", "tokenizer", "folder", "root", "images")
 
 

@@ -225,7 +225,7 @@ class AnimateDiffBackbone(Backbone):
         """What of a prompt is beyond CLIP's 77 tokens, of which two mark start and end."""
         length = self.text_encoder.config.max_position_embeddings - 2
         ids = self.tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
-        return self.tokenizer.decode(ids[length:]).strip()
+        return str(self.tokenizer.decode(ids[length:])).strip()
 
     @property
     def parts(self) -> BackboneParts:
