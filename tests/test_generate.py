@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,8 @@ from toy_people import ADAPTER, TOY_BACKBONE, take_photos, write_official_file
 
 from idanim.assembly import OFFICIAL_SCALE, load_sampler
 from idanim.config import Run, replace_values, restore
+from idanim.files import sha256
+from idanim.generation.output import FORMATS
 from idanim.metrics.videos import read_record
 from idanim.models.adapter_file import read_adapter_file
 from idanim.models.checkpoint import write_adapter
@@ -50,9 +54,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
 
-def test_video_gif_and_settings_the_same_for_the_same_seed(tmp_path: Path, photos: list[str]) -> None:
+def test_files_and_settings_the_same_for_the_same_seed(tmp_path: Path, photos: list[str]) -> None:
     for name, seed in (("a", 7), ("again", 7), ("other", 8)):
-        generate_videos(run(tmp_path / name, references=photos[0], seed=seed))
+        generate_videos(run(tmp_path / name, references=photos[0], seed=seed, formats=list(FORMATS)))
     (path,) = (tmp_path / "a").rglob("*.mp4")
     assert path.relative_to(tmp_path / "a").parts[0] == "ada"
     frames = read_frames(path)
@@ -61,11 +65,55 @@ def test_video_gif_and_settings_the_same_for_the_same_seed(tmp_path: Path, photo
     record = read_record(path)
     assert (record.prompt, record.identity, record.seed) == ("a person", "ada", 7)
     assert record.made_with["scale"] == 1.0
-    assert record.made_with["sampling"] == TOY_BACKBONE["video"] | TOY_BACKBONE["sampling"] | SMALL
+    preset = {"scheduler": "ddim", "free_noise": False}
+    assert record.made_with["sampling"] == TOY_BACKBONE["video"] | TOY_BACKBONE["sampling"] | SMALL | preset
+    assert {file.suffix for file in path.parent.iterdir()} == {".mp4", ".json", ".gif", ".webp", ""}
     assert list(record.made_with["references"]) == ["ada__1.png"]
     assert contents(tmp_path / "a") == contents(tmp_path / "again")
     (other,) = (tmp_path / "other").rglob("*.mp4")
     assert not np.array_equal(read_frames(other), frames)
+
+
+def test_every_file_says_that_it_is_generated(tmp_path: Path, photos: list[str]) -> None:
+    (path,) = generate_videos(run(tmp_path, references=photos[0], formats=list(FORMATS)))
+    with av.open(str(path)) as container:
+        statements = [container.metadata["comment"]]
+    with Image.open(path.with_suffix(".gif")) as gif, Image.open(path.with_suffix(".webp")) as webp:
+        statements += [gif.info["comment"].decode(), webp.getexif()[0x010E]]
+    with Image.open(path.with_suffix("") / "0001.png") as png:
+        statements.append(png.text["Description"])
+    assert len(set(statements)) == 1
+    assert statements[0].startswith("AI-generated, not a recording. Made by idanim")
+    assert sha256(ADAPTER)[:16] in statements[0]
+
+
+def test_a_recipe_makes_the_same_bytes_again(tmp_path: Path, photos: list[str]) -> None:
+    values = {"references": photos, "mix": [0.25, 0.75], "seed": 3, "scale": 0.5, "reference_size_px": 64}
+    prompts = ["a person wearing a red hat", "a person"]
+    first, second = generate_videos(run(tmp_path / "a", prompt=prompts, **values))
+    bare = restore("generate", {"choices": {"faces": "toy"}, "values": {}})
+    for original in (first, second):
+        again = Run(bare | {"recipe": str(original.with_suffix(".json"))}, tmp_path / "b", {}, "abc123")
+        (copy,) = generate_videos(again)
+        assert copy.read_bytes() == original.read_bytes()
+        assert copy.with_suffix(".json").read_bytes() == original.with_suffix(".json").read_bytes()
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_a_recipe_whose_photo_changed_is_refused(tmp_path: Path, photos: list[str]) -> None:
+    photo = tmp_path / "ada.png"
+    shutil.copy(photos[0], photo)
+    (path,) = generate_videos(run(tmp_path / "a", references=str(photo)))
+    recipe = run(tmp_path / "b", recipe=str(path.with_suffix(".json")))
+    shutil.copy(photos[1], photo)
+    with pytest.raises(IdanimError, match=r"ada\.png is not what it was"):
+        generate_videos(recipe)
+    photo.unlink()
+    with pytest.raises(IdanimError, match=r"ada\.png is missing"):
+        generate_videos(recipe)
+    (tmp_path / "c.json").write_text(json.dumps({"prompt": "a", "identity": "b"}))
+    with pytest.raises(IdanimError, match="no recipe in it"):
+        generate_videos(run(tmp_path / "b", recipe=str(tmp_path / "c.json")))
 
 
 def test_prompt_reference_and_scale_change_the_video(tmp_path: Path, photos: list[str]) -> None:
@@ -116,7 +164,7 @@ def test_mistakes_are_named(tmp_path: Path, photos: list[str], official: Path) -
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 3)}, weights)
     tiny = restore("train", {"choices": {"backbone": "tiny"}, "values": {}})["backbone"]
     for values, words in (
-        ({"references": "nobody.jpg"}, "reference='nobody.jpg': there is no such file"),
+        ({"references": "nobody.jpg"}, "reference='nobody.jpg': there is no such file or folder"),
         ({"references": str(grey)}, "finds no face in grey.png"),
         ({"references": []}, "reference= is empty"),
         ({"ckpt": "nowhere.ckpt"}, "ckpt='nowhere.ckpt': there is no such file"),

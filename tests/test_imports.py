@@ -34,8 +34,11 @@ ENTRY_POINTS = {
     "evaluation",
     "generate",
     "inspect_shards",
+    "generator",
     "person_videos",
     "previews",
+    "recipe",
+    "reference_faces",
     "shard_people",
     "weights",
 }

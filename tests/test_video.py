@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from video_files import write_sound, write_video
 
 from idanim.video import (
@@ -14,6 +15,7 @@ from idanim.video import (
     VideoReader,
     decode,
     encode_mp4,
+    encode_webp,
     read_frames,
     to_float,
     to_uint8,
@@ -185,3 +187,31 @@ class TestUnreadable:
             stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
             container.start_encoding()
         assert reason_of(path) == "no_frames"
+
+
+def test_colours_come_back_and_the_file_says_which_they_are() -> None:
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255] * 3, [0] * 3, [230, 180, 150]], np.uint8)
+    frames = np.repeat(np.repeat(colours[None, None], 16, axis=2), 32, axis=1).repeat(3, axis=0)
+    content = encode_mp4(frames, 8, tags={"comment": "made by é"})
+    shown = read_frames(content)[:, 16, 8::16].astype(int)
+    assert np.abs(shown - colours).max() <= 3
+    with av.open(io.BytesIO(content)) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_range) == (5, 1)  # BT.601, 16 to 235
+        assert container.metadata["comment"] == "made by é"
+
+
+def test_long_tags_fit() -> None:
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    content = encode_mp4(frames, 8, tags={"comment": "x" * 100_000})
+    assert content.index(b"moov") < content.index(b"mdat")
+    assert np.array_equal(read_frames(content), frames)
+
+
+def test_webp_has_all_frames_in_full_colour() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (3, 4, 4, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    with Image.open(io.BytesIO(encode_webp(frames, 10, "hello"))) as webp:
+        assert webp.n_frames == 3
+        for index, wanted in enumerate(frames):
+            webp.seek(index)
+            assert np.abs(np.asarray(webp.convert("RGB")).astype(int) - wanted).mean() < 12

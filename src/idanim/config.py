@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from idanim.types import IdanimError
@@ -36,12 +36,15 @@ PATH_KEYS = (
     "output",
     "ckpt",
     "references",
+    "people",
+    "recipe",
     "videos",
     "weights",
     "data.shards",
     "data.latents",
     "faces.root",
     "captions.model.path",
+    "control.images",
 )
 TEXT_KEYS = (
     *PATH_KEYS,
@@ -102,7 +105,8 @@ def program(
     Args:
         config_name: file in `conf/` without its ending.
         positional: key that a bare first argument stands for, if the program takes one.
-        aliases: other name → key, for a name that Hydra would take for a config group.
+        aliases: other name → key, for a name that Hydra would take for a config group. A name that ends in "=["
+            stands for the key only where the value is a list.
     """
 
     def decorate(task: Callable[[Run], None]) -> Callable[[], None]:
@@ -133,14 +137,39 @@ def program(
 
 
 def _start_run(cfg: DictConfig) -> Run:
+    runtime = HydraConfig.get().runtime
+    return _run(cfg, runtime.choices, Path(runtime.output_dir))
+
+
+def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, str] | None = None) -> Run:
+    """What a program would get for these arguments of its command line, for use from Python; nothing is written.
+
+    Args:
+        config_name: file in `conf/` without its ending.
+        arguments: as typed, for instance "faces=insightface".
+        aliases: see `program`.
+
+    Raises:
+        IdanimError: a key or option that does not exist, or one that is needed.
+    """
+    overrides = plain_arguments(arguments, aliases=aliases)
+    check_overrides(config_name, overrides)
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
+    choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return _run(cfg, choices, Path(str(cfg.get("output", "."))))
+
+
+def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
     missing = missing_keys(OmegaConf.to_container(cfg, resolve=False))
     if missing:
         raise IdanimError(f"a value is needed for {', '.join(missing)}: add for instance {missing[0]}=…")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    runtime = HydraConfig.get().runtime
-    choices = {k: v for k, v in runtime.choices.items() if not k.startswith("hydra") and isinstance(v, str)}
-    return Run({str(k): v for k, v in config.items()}, Path(runtime.output_dir), choices, git_sha())
+    chosen = {k: v for k, v in choices.items() if not k.startswith("hydra") and isinstance(v, str)}
+    return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha())
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
@@ -179,13 +208,19 @@ def plain_arguments(
     for argument in arguments:
         match = _ASSIGNMENT.match(argument)
         if match:
-            key = (aliases or {}).get(match["key"], match["key"])
+            key = _unaliased(match["key"], match["value"], aliases or {})
             result.append(_plain_assignment(key, match["value"], sweeping))
         elif positional and not argument.startswith("-"):
             result.append(_plain_assignment(positional, argument, sweeping))
         else:
             result.append(argument)
     return result
+
+
+def _unaliased(key: str, value: str, aliases: Mapping[str, str]) -> str:
+    if value.startswith("[") and f"{key}=[" in aliases:
+        return aliases[f"{key}=["]
+    return aliases.get(key, key)
 
 
 def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:

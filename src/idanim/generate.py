@@ -1,7 +1,7 @@
-"""Make videos of one person: `python -m idanim.generate faces=insightface ckpt=<adapter> reference=<photo> prompt="…"`.
+"""Make videos of people: `python -m idanim.generate faces=insightface ckpt=<adapter> reference=<photo> prompt="…"`.
 
-For each prompt there are `<person>/<prompt>_s<seed>.mp4`, the same as `.gif`, and a `.json` of everything it was
-made from (`idanim.metrics.videos`), so that `evaluate.py videos=<output>` can score them.
+For each person, prompt and seed there are `<person>/<prompt>_s<seed>.mp4` and a `.json` of everything it was made
+from, so that `recipe=<json>` makes it again and `evaluate.py videos=<output>` can score it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from idanim.config import Run, program
 
 
-# Hydra gives no key the name of a config group, and `reference` is the group of training's reference strategies.
-@program("generate", aliases={"reference": "references"})
+# The aliases of `idanim.generator`, which is too heavy to import for a mistyped command line.
+@program("generate", aliases={"reference": "references", "weights=[": "mix"})
 def main(run: Run) -> None:
     """Generate, and say where the videos are."""
     # Torch and the models load only once the command line is right.

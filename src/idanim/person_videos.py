@@ -1,70 +1,120 @@
-"""Videos of one person from photos and prompts: what `python -m idanim.generate` makes."""
+"""Videos of people from photos and prompts: what `python -m idanim.generate` makes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 from tqdm import tqdm
 
-from idanim.assembly import load_sampler, pick_device, sampling_settings
-from idanim.config import Run, build, built_or_plain
-from idanim.faces.engine import FaceEngine
-from idanim.files import sha256, write_bytes
+from idanim.config import Run, built_or_plain
+from idanim.files import write_bytes
+from idanim.generation.control import SparseControl
+from idanim.generation.output import check_formats
+from idanim.generator import Generator, Person, Progress
 from idanim.metrics.grid import slug
-from idanim.metrics.people import largest_face, person_of
-from idanim.metrics.videos import VideoRecord, write_video
+from idanim.metrics.picture_grid import GAP_PX, thumbnails, tile, write_picture_grid
+from idanim.metrics.prompts import load_prompts
+from idanim.metrics.videos import is_made
+from idanim.pictures import encode_png
+from idanim.recipe import changed_versions, run_of
 from idanim.types import IdanimError, UInt8Array
-from idanim.video import encode_gif
+from idanim.video import read_frames
 
-SYSTEM = "adapter"
+GRID_FRAMES = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video of the run: whom and what it shows, and its file."""
+
+    person: Person
+    prompt: str
+    seed: int
+    path: Path
 
 
 def generate_videos(run: Run) -> list[Path]:
-    """Generate a video for each prompt; returns their paths.
+    """Generate a video for each person, prompt and seed; returns their paths.
+
+    Videos that are there already and were made from the same are kept. More than one person or seed also gives
+    `grid.png`, a sweep `sweep.png`.
 
     Raises:
-        IdanimError: a file is missing or doesn't fit, or no face is found in a photo; the text says what to do.
+        IdanimError: something is missing or doesn't fit, or no face is found in a photo; the text says what to do.
     """
+    if run.config["recipe"] is not None:
+        recipe = Path(run.config["recipe"]).expanduser()
+        run = run_of(recipe, run.output, run.git_sha)
+        for change in changed_versions(recipe):
+            _log.warning("the video may differ in some pixels: %s", change)
     config = run.config
-    ckpt = Path(built_or_plain(config["ckpt"])).expanduser()
-    photos = [Path(name).expanduser() for name in _listed(built_or_plain(config["references"]), "reference")]
-    prompts = list(dict.fromkeys(_listed(config["prompt"], "prompt")))
-    for key, path in [("ckpt", ckpt), *(("reference", photo) for photo in photos)]:
-        if not path.is_file():
-            raise IdanimError(f"{key}={str(path)!r}: there is no such file")
-    engine: FaceEngine = build(config["faces"])
-    crops = face_crops(photos, engine, config["reference_size_px"])
-    device = pick_device(config["device"])
-    sampler, trained = load_sampler(ckpt, config["model"], device, config["scale"], config["backbone"])
-    settings = sampling_settings(trained, **config["sampling"])
-    made_with = {
-        "checkpoint": sha256(ckpt),
-        "references": {photo.name: sha256(photo) for photo in photos},
-        "reference_size_px": config["reference_size_px"],
-        "face_engine": engine.name,
-        "scale": sampler.adapter.scale,
-        "backbone": trained["backbone"],
-        "sampling": asdict(settings),
-        "git_sha": run.git_sha,
-    }
-    person, seed = person_of(photos[0]), config["seed"]
-    paths = []
-    with tqdm(total=len(prompts) * settings.num_inference_steps, desc="generate", unit="step") as progress:
+    check_formats(config["formats"])
+    prompts, seeds = _prompts(config), _seeds(config["seed"])
+    groups = _sources(config)
+    generator = Generator(run)
+    control = generator.configured_control()
+    people = _people(generator, groups, config)
+    jobs = [
+        Job(person, prompt, seed, run.output / slug(person.name) / f"{slug(prompt)}_s{seed}.mp4")
+        for person in people
+        for prompt in prompts
+        for seed in seeds
+    ]
+    _tell([note for person in people for note in person.notes])
+    _tell([note for prompt in prompts if (note := generator.cut_note(prompt))])
+    _make(generator, jobs, control, config["formats"])
+    if config["sweep"] is not None:
+        write_bytes(run.output / "sweep.png", sweep_strip(jobs))
+    elif len(people) > 1 or len(seeds) > 1:
+        _write_grid(run.output / "grid.png", jobs, prompts)
+    return [job.path for job in jobs]
 
-        def after_step(_latents: Tensor) -> None:
-            progress.update()
 
-        for prompt in prompts:
-            clip = sampler.generate(crops, prompt, seed, settings, person, after_step)
-            path = run.output / slug(person) / f"{slug(prompt)}_s{seed}.mp4"
-            write_bytes(path.with_suffix(".gif"), encode_gif(clip.frames, clip.fps))
-            write_video(path, clip, VideoRecord(prompt, person, seed, SYSTEM, made_with=made_with))
-            paths.append(path)
-    return paths
+def _tell(notes: Sequence[str]) -> None:
+    for note in dict.fromkeys(notes):
+        _log.warning("%s", note)
+
+
+# ------------------------------------------------------------------------------------------- what to make
+
+
+def _prompts(config: Mapping[str, Any]) -> list[str]:
+    if config["prompts"] is not None:
+        return [prompt.text for prompt in load_prompts(config["prompts"])]
+    return list(dict.fromkeys(_listed(config["prompt"], "prompt")))
+
+
+def _seeds(value: Any) -> list[int]:
+    seeds = value if isinstance(value, list) else [value]
+    if not seeds or any(not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63 for seed in seeds):
+        raise IdanimError(f"seed={value}: expected a whole number from 0 on, or a [list] of them")
+    return list(dict.fromkeys(seeds))
+
+
+def _sources(config: Mapping[str, Any]) -> list[list[str]]:
+    """The references by identity: each of `people`, each of a mixture, or all of one person."""
+    mixed = config["mix"] is not None or config["sweep"] is not None
+    if config["people"] is not None:
+        if mixed:
+            raise IdanimError("people= is a grid of different people; mixtures take reference=[a.jpg,b.jpg]")
+        return [[source] for source in _listed(config["people"], "people")]
+    given = built_or_plain(config["references"])
+    if mixed and isinstance(given, list) and any(isinstance(item, list) for item in given):  # as recipes have them
+        return [_listed(item, "reference") for item in given]
+    sources = _listed(given, "reference")
+    if config["sweep"] is not None:
+        if config["mix"] is not None:
+            raise IdanimError("give either weights=[…] for one mixture, or sweep=<number> for several")
+        if len(sources) != 2 or not isinstance(config["sweep"], int) or config["sweep"] < 2:
+            raise IdanimError(f"sweep={config['sweep']}: expected 2 or more steps, and reference=[a.jpg,b.jpg]")
+    return [[source] for source in sources] if mixed else [sources]
 
 
 def _listed(value: Any, key: str) -> list[str]:
@@ -75,17 +125,82 @@ def _listed(value: Any, key: str) -> list[str]:
     return texts
 
 
-def face_crops(photos: Sequence[Path], engine: FaceEngine, size_px: int) -> list[UInt8Array]:
-    """The largest face of each photo, aligned, [size_px, size_px, 3] uint8.
+def _people(generator: Generator, groups: Sequence[Sequence[str]], config: Mapping[str, Any]) -> list[Person]:
+    indices = config["face_index"] if isinstance(config["face_index"], list) else [config["face_index"]] * len(groups)
+    if len(indices) != len(groups):
+        raise IdanimError(f"face_index={indices}: {len(indices)} numbers for {len(groups)} people; give one each")
+    people = [generator.person(*sources, face_index=index) for sources, index in zip(groups, indices, strict=True)]
+    if config["mix"] is not None:
+        return [generator.mixture(people, config["mix"])]
+    if config["sweep"] is not None:
+        shares = np.linspace(0, 1, config["sweep"]).round(6).tolist()
+        return [generator.mixture(people, [1 - share, share]) for share in shares]
+    names = [person.name for person in people]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise IdanimError(f"people=: {', '.join(twice)} twice; name photos <person>__<anything>, a person in one entry")
+    return people
 
-    Raises:
-        IdanimError: a photo can't be read, or no face is found in it; the text names it.
+
+# ------------------------------------------------------------------------------------------- making it
+
+
+def _make(generator: Generator, jobs: Sequence[Job], control: SparseControl | None, formats: Sequence[str]) -> None:
+    """Make the videos one by one; each is whole on disk before the next begins."""
+    num_steps = generator.settings.num_inference_steps
+    finished = 0
+    with (
+        tqdm(total=len(jobs), desc="videos", unit="video", disable=len(jobs) == 1) as videos,
+        tqdm(total=len(jobs) * num_steps, desc="generate", unit="step") as steps,
+    ):
+
+        def on_progress(_progress: Progress) -> None:
+            steps.update()
+
+        try:
+            for job in jobs:
+                record = generator.record(job.person, job.prompt, job.seed, control)
+                if is_made(job.path, record):
+                    steps.update(num_steps)
+                else:
+                    video = generator.generate(job.person, job.prompt, job.seed, control, on_progress)
+                    video.save(job.path, formats)
+                finished += 1
+                videos.update()
+        except KeyboardInterrupt:
+            _log.warning("%d of %d videos are finished; the same output= goes on there", finished, len(jobs))
+            raise
+
+
+# ------------------------------------------------------------------------------------------- pictures
+
+
+def _write_grid(path: Path, jobs: Sequence[Job], prompts: Sequence[str]) -> None:
+    """One row a person and seed, the reference first, then frames of the video of each prompt."""
+    rows = {f"{job.person.name} {job.seed}": job.person.faces[0].crop for job in jobs}
+    tiles = {
+        (f"{job.person.name} {job.seed}", job.prompt): thumbnails(read_frames(job.path), GRID_FRAMES) for job in jobs
+    }
+    write_picture_grid(path, rows, prompts, tiles)
+
+
+def sweep_strip(jobs: Sequence[Job]) -> bytes:
+    """A PNG with a row for each prompt and seed: first face, middle frames from one identity to the other, second face.
+
+    Args:
+        jobs: by mixture, from the first identity to the second.
     """
-    faces = {photo: largest_face(photo, engine, size_px) for photo in photos}
-    faceless = [photo.name for photo, face in faces.items() if face is None]
-    if faceless:
-        raise IdanimError(
-            f"{engine.name} finds no face in {', '.join(faceless)}; use a photo that shows it larger or from the "
-            "front, and for real people faces=insightface"
-        )
-    return [face[0] for face in faces.values() if face is not None]
+    rows: dict[tuple[str, int], list[UInt8Array]] = {}
+    for job in jobs:
+        frames = read_frames(job.path)
+        rows.setdefault((job.prompt, job.seed), []).append(tile(frames[len(frames) // 2]))
+    faces = jobs[0].person.faces
+    ends = tile(faces[0].crop), tile(faces[-1].crop)
+    strips = [_row([ends[0], *tiles, ends[1]]) for tiles in rows.values()]
+    gap = np.full((GAP_PX, strips[0].shape[1], 3), 255, np.uint8)
+    return encode_png(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]))
+
+
+def _row(tiles: Sequence[UInt8Array]) -> UInt8Array:
+    gap = np.full((tiles[0].shape[0], GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([part for picture in tiles for part in (picture, gap)][:-1], axis=1)

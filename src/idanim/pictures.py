@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from idanim.types import IdanimError, UInt8Array
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 150_000_000
+"""Larger pictures are refused; Pillow itself refuses those above 178 million."""
 
 
 def decode_picture(content: bytes, name: str) -> UInt8Array:
     """Decode a picture of any common format to [H, W, 3] uint8 RGB, turned as its EXIF data says.
+
+    Where it is transparent it is white; 16-bit grey is scaled to 8 bits.
 
     Args:
         content: the file's bytes.
@@ -23,12 +28,35 @@ def decode_picture(content: bytes, name: str) -> UInt8Array:
         IdanimError: not a picture, damaged, or absurdly large.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is our own limit
+            image = Image.open(io.BytesIO(content))
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 raise IdanimError(f"{name}: {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(_rgb(ImageOps.exif_transpose(image)))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise IdanimError(f"{name}: not a readable picture ({error})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip every value above 255
+        return Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def encode_png(rgb: UInt8Array, comment: str = "") -> bytes:
+    """Encode [H, W, 3] uint8 RGB, with a text stored in the file."""
+    buffer, info = io.BytesIO(), PngInfo()
+    if comment:
+        info.add_itxt("Description", comment)
+    Image.fromarray(rgb).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
 def encode_jpeg(rgb: UInt8Array, quality: int = 95) -> bytes:
@@ -56,3 +84,10 @@ def square(rgb: UInt8Array, size: int) -> UInt8Array:
     image = Image.fromarray(rgb).resize((scaled[1], scaled[0]), Image.Resampling.BICUBIC)
     top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def fitted(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
+    """Scale (bicubic) and cut the centre so that the result has exactly this size: [height, width, 3] uint8."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    return np.array(ImageOps.fit(Image.fromarray(rgb), (width, height), Image.Resampling.BICUBIC))

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from idanim.generation.control import SparseControl
+from idanim.generation.identity import IdTokens
+from idanim.generation.schedulers import scheduler_like
 from idanim.models.adapter import FaceAdapter
+from idanim.models.attention import ContextCache
 from idanim.models.backbone import Backbone
 from idanim.models.encoder import FaceEncoder
 from idanim.pictures import square
 from idanim.types import GeneratedClip, IdanimError, UInt8Array
 from idanim.video import to_float, to_uint8
+
+WINDOW_FRAMES, WINDOW_STRIDE = 16, 4
+"""FreeNoise's windows: what AnimateDiff was trained on, and diffusers' default stride."""
+
+OnStep = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,8 @@ class SamplingSettings:
         guidance_scale: weight of classifier-free guidance; 1 or less switches it off.
         negative_prompt: what guidance leads away from.
         fps: frames per second of the video.
+        scheduler: one of `idanim.generation.schedulers.SCHEDULER_NAMES`.
+        free_noise: sample in windows that overlap, so that a video may be longer than the motion modules.
     """
 
     num_frames: int
@@ -39,6 +51,8 @@ class SamplingSettings:
     guidance_scale: float
     negative_prompt: str
     fps: float
+    scheduler: str = "ddim"
+    free_noise: bool = False
 
 
 class Sampler:
@@ -48,12 +62,17 @@ class Sampler:
         backbone: the text-to-video model.
         encoder: describes reference pictures.
         adapter: turns that into id tokens; the backbone is left with it attached.
+        offload_from: a device to which each model is moved only while it works; None = they stay where they are.
     """
 
-    def __init__(self, backbone: Backbone, encoder: FaceEncoder, adapter: FaceAdapter) -> None:
+    def __init__(
+        self, backbone: Backbone, encoder: FaceEncoder, adapter: FaceAdapter, offload_from: str | None = None
+    ) -> None:
         self.backbone = backbone
         self.encoder = encoder
         self.adapter = adapter
+        self.offload_from = offload_from
+        self._cache = ContextCache()
         self._pipeline = backbone.pipeline()
         self._pipeline.set_progress_bar_config(disable=True)
 
@@ -65,7 +84,7 @@ class Sampler:
         seed: int,
         settings: SamplingSettings,
         identity: str = "",
-        on_step: Callable[[Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> GeneratedClip:
         """Generate one video; the same arguments give the same frames on a CPU.
 
@@ -75,21 +94,80 @@ class Sampler:
             seed: of the initial noise.
             settings: length, size and steps.
             identity: the person's name, for the record.
-            on_step: is given the latents [1, C, F, h, w] after each step.
+            on_step: is given the latents [1, C, F, h, w] after each step; what it raises ends the sampling.
 
         Raises:
             IdanimError: more frames than the backbone can make, or a size that is not a multiple of 8.
         """
-        if not 1 <= settings.num_frames <= self.backbone.max_frames:
-            raise IdanimError(
-                f"num_frames={settings.num_frames}: this backbone makes 1 to {self.backbone.max_frames} frames"
-            )
-        if settings.height % 8 or settings.width % 8:
-            raise IdanimError(f"{settings.height} × {settings.width} pixels: both must be multiples of 8")
-        context, negative = self.guidance_contexts(references, prompt, settings.negative_prompt)
-        frames = self.denoise(context, negative, seed, settings, on_step)
-        # The pipeline answers in [0, 1].
+        self.check(settings)
+        tokens = self.id_tokens(references) if references else None
+        return self.generate_from(tokens, prompt, seed, settings, identity, on_step)
+
+    @torch.no_grad()
+    def generate_from(
+        self,
+        tokens: IdTokens | None,
+        prompt: str,
+        seed: int,
+        settings: SamplingSettings,
+        identity: str = "",
+        on_step: OnStep | None = None,
+        control: SparseControl | None = None,
+    ) -> GeneratedClip:
+        """Generate one video from id tokens that are there already; see `generate`.
+
+        Args:
+            tokens: of `id_tokens`, perhaps mixed; None = the plain backbone.
+            prompt: what the video should show.
+            seed: of the initial noise.
+            settings: length, size and steps.
+            identity: the person's name, for the record.
+            on_step: is given the latents [1, C, F, h, w] after each step; what it raises ends the sampling.
+            control: pictures that steer some frames.
+
+        Raises:
+            IdanimError: settings that don't fit the backbone or the control.
+        """
+        self.check(settings)
+        context, negative = self._contexts(tokens, prompt, settings.negative_prompt)
+        if control is None:
+            frames = self.denoise(context, negative, seed, settings, on_step)
+        else:
+            num_text_tokens = context.shape[1] - (tokens.person.shape[1] if tokens else 0)
+            options = self._control_options(control, settings)
+            with self._at_work(control.network), control.reading(num_text_tokens):
+                frames = self.denoise(context, negative, seed, settings, on_step, **options)
         return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
+
+    def check(self, settings: SamplingSettings) -> None:
+        """Refuse settings that the backbone can't follow.
+
+        Raises:
+            IdanimError: the number of frames or of steps, a size, or the scheduler; the text says what would do.
+        """
+        longest = self.backbone.max_frames
+        if settings.num_frames < 1 or (settings.num_frames > longest and not settings.free_noise):
+            raise IdanimError(
+                f"num_frames={settings.num_frames}: this backbone makes 1 to {longest} frames; longer videos are "
+                "sampled in windows with sampling.free_noise=true"
+            )
+        multiple = self.backbone.multiple_of_px
+        if min(settings.height, settings.width) < multiple or settings.height % multiple or settings.width % multiple:
+            raise IdanimError(f"{settings.height} × {settings.width} pixels: both must be multiples of {multiple}")
+        if settings.num_inference_steps < 1:
+            raise IdanimError(f"num_inference_steps={settings.num_inference_steps}: at least 1 is needed")
+        scheduler_like(settings.scheduler, self.backbone.scheduler_config)
+
+    @torch.no_grad()
+    def id_tokens(self, references: Sequence[UInt8Array]) -> IdTokens:
+        """Id tokens of a person: the mean over face crops, each [H, W, 3] uint8 (FaceID-portrait: side by side)."""
+        crops = np.stack([square(crop, self.encoder.image_size) for crop in references])
+        dtype = next(self.adapter.parameters()).dtype
+        with self._at_work(self.encoder, self.adapter):
+            device = self.adapter.device
+            features = self.encoder.encode(to_float(crops)[None].to(device)).to(dtype)
+            nobody = self.encoder.null_features().to(dtype).expand(-1, self.adapter.num_references, -1, -1)
+            return IdTokens(self.adapter.id_tokens(features), self.adapter.id_tokens(nobody))
 
     @torch.no_grad()
     def guidance_contexts(
@@ -99,15 +177,18 @@ class Sampler:
 
         The backbone is left with the adapter attached, or without it where there are no references.
         """
-        context, negative = self.backbone.encode_text([prompt, negative_prompt]).split(1)
-        if not references:
-            self.backbone.set_processors(None)
+        return self._contexts(self.id_tokens(references) if references else None, prompt, negative_prompt)
+
+    def _contexts(self, tokens: IdTokens | None, prompt: str, negative_prompt: str) -> tuple[Tensor, Tensor]:
+        with self._at_work(self.backbone.parts.text):
+            context, negative = self.backbone.encode_text([prompt, negative_prompt]).split(1)
+        if tokens is None:
+            self.backbone.set_processors(self.backbone.text_processors(self._cache))
             return context, negative
-        tokens, null_tokens = self._id_tokens(references)
-        self.adapter.attach(self.backbone)
+        self.adapter.attach(self.backbone, self._cache)
         return (
-            torch.cat([context, tokens.to(context)], dim=1),
-            torch.cat([negative, null_tokens.to(negative)], dim=1),
+            torch.cat([context, tokens.person.to(context)], dim=1),
+            torch.cat([negative, tokens.nobody.to(negative)], dim=1),
         )
 
     @torch.no_grad()
@@ -117,7 +198,7 @@ class Sampler:
         negative: Tensor,
         seed: int,
         settings: SamplingSettings,
-        on_step: Callable[[Tensor], None] | None = None,
+        on_step: OnStep | None = None,
         pipeline: Any = None,
         **options: Any,
     ) -> Tensor:
@@ -138,24 +219,59 @@ class Sampler:
                 on_step(tensors["latents"])
             return {}
 
-        return (pipeline or self._pipeline)(
-            prompt_embeds=context,
-            negative_prompt_embeds=negative,
-            num_frames=settings.num_frames,
-            height=settings.height,
-            width=settings.width,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=after_step,
-            output_type="pt",
-            **options,
-        ).frames[0]
+        pipeline = pipeline or self._pipeline
+        pipeline.scheduler = scheduler_like(settings.scheduler, self.backbone.scheduler_config)
+        parts = self.backbone.parts
+        with self._at_work(parts.denoiser, self.adapter), self._cache.video(settings.num_frames):
+            device = self.backbone.device
+            in_windows = settings.free_noise and settings.num_frames > self._window_frames
+            with self._windows(pipeline) if in_windows else nullcontext():
+                latents = pipeline(
+                    prompt_embeds=context.to(device),
+                    negative_prompt_embeds=negative.to(device),
+                    num_frames=settings.num_frames,
+                    height=settings.height,
+                    width=settings.width,
+                    num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale,
+                    generator=torch.Generator().manual_seed(seed),
+                    callback_on_step_end=after_step,
+                    output_type="latent",
+                    **options,
+                ).frames
+        with self._at_work(parts.autoencoder):
+            return (self.backbone.decode_video(latents)[0] / 2 + 0.5).clamp(0, 1)
 
-    def _id_tokens(self, references: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
-        """Id tokens of the person and of nobody, each [1, Q, D]."""
-        crops = np.stack([square(crop, self.encoder.image_size) for crop in references])
-        dtype = next(self.adapter.parameters()).dtype
-        features = self.encoder.encode(to_float(crops)[None].to(self.backbone.device)).to(dtype)
-        nobody = self.encoder.null_features().to(dtype).expand(-1, self.adapter.num_references, -1, -1)
-        return self.adapter.id_tokens(features), self.adapter.id_tokens(nobody)
+    @property
+    def _window_frames(self) -> int:
+        return min(WINDOW_FRAMES, self.backbone.max_frames)
+
+    @contextmanager
+    def _windows(self, pipeline: Any) -> Iterator[None]:
+        if not hasattr(pipeline, "sample_in_windows"):
+            raise IdanimError("sampling.free_noise=true does not go with sparse control: its network has one length")
+        pipeline.sample_in_windows(self._window_frames, WINDOW_STRIDE)
+        try:
+            yield
+        finally:
+            pipeline.disable_free_noise()
+
+    def _control_options(self, control: SparseControl, settings: SamplingSettings) -> dict[str, Any]:
+        control.check(settings.num_frames)
+        with self._at_work(self.backbone.parts.autoencoder):
+            return control.options(self.backbone, settings.height, settings.width)
+
+    @contextmanager
+    def _at_work(self, *models: Any) -> Iterator[None]:
+        """The models on the device where they work, afterwards back in the main memory."""
+        if self.offload_from is None:
+            yield
+            return
+        modules = [model for model in models if isinstance(model, nn.Module)]
+        try:
+            for module in modules:
+                module.to(self.offload_from)
+            yield
+        finally:
+            for module in modules:
+                module.to("cpu")

@@ -18,7 +18,7 @@ from idanim.models.adapter_file import (
     read_adapter_file,
     write_adapter_file,
 )
-from idanim.models.attention import FaceAttention, FaceAttentionProcessor, LowRankAttention
+from idanim.models.attention import ContextCache, FaceAttention, FaceAttentionProcessor, LowRankAttention
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import load_strictly
 from idanim.models.projections import FaceIdProjection
@@ -154,6 +154,11 @@ class FaceAdapter(nn.Module):
             face_attention.scale = value
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
     def concatenates(self) -> bool:
         """Whether the tokens of several references stand side by side (FaceID-portrait) instead of being averaged."""
         return isinstance(self.image_proj_model, FaceIdProjection)
@@ -173,14 +178,19 @@ class FaceAdapter(nn.Module):
     def _face_attentions(self) -> list[FaceAttention]:
         return [module for module in self.adapter_modules.values() if isinstance(module, FaceAttention)]
 
-    def attach(self, backbone: Backbone) -> None:
-        """Make the backbone attend to id tokens: from now on its context is [text | id tokens]."""
-        backbone.set_processors(self.processors())
+    def attach(self, backbone: Backbone, cache: ContextCache | None = None) -> None:
+        """Make the backbone attend to id tokens: from now on its context is [text | id tokens].
 
-    def processors(self) -> dict[str, FaceAttentionProcessor]:
+        Args:
+            backbone: the model.
+            cache: where keys and values are kept over the steps of a video.
+        """
+        backbone.set_processors(self.processors(cache))
+
+    def processors(self, cache: ContextCache | None = None) -> dict[str, FaceAttentionProcessor]:
         """What lets each attention layer of the backbone, by name, attend to id tokens."""
         pairs = zip(self.layer_names.values(), self.adapter_modules.values(), strict=True)
-        return {name: FaceAttentionProcessor(cast(FaceAttention, module)) for name, module in pairs}
+        return {name: FaceAttentionProcessor(cast(FaceAttention, module), cache) for name, module in pairs}
 
     def id_tokens(self, features: Tensor) -> Tensor:
         """Id tokens of persons; those of several references are averaged, or stand side by side: `concatenates`.

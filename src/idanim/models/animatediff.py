@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
-from idanim.models.backbone import DTYPES, Backbone, CrossAttentionLayer, Diffused, Latents
+from idanim.models.backbone import DTYPES, Backbone, BackboneParts, CrossAttentionLayer, Diffused, Latents
 from idanim.models.group_norm import normalise_frames_separately
 from idanim.types import IdanimError
 
@@ -34,6 +34,45 @@ def animatediff_scheduler() -> DDIMScheduler:
     Stable Diffusion's own are scaled-linear; with those an AnimateDiff model trains and samples wrongly.
     """
     return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
+
+
+class VideoPipeline(AnimateDiffPipeline):
+    """diffusers' pipeline, whose modules may lie on several devices and whose FreeNoise takes tokens.
+
+    FreeNoise (arXiv 2310.15169) makes videos longer than the motion modules, by windows of frames that overlap.
+    """
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.unet.device
+
+    def sample_in_windows(self, length: int, stride: int) -> None:
+        """Switch FreeNoise on.
+
+        Args:
+            length: frames of a window.
+            stride: frames from one window to the next.
+        """
+        self.motion_adapter = self.unet  # of which FreeNoise reads the length of the position tables
+        self.enable_free_noise(context_length=length, context_stride=stride)
+
+    def _encode_prompt_free_noise(
+        self,
+        prompt: Any,
+        num_frames: int,
+        device: Any,
+        num_videos_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: Any = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        **_options: Any,
+    ) -> tuple[Tensor, None]:
+        # diffusers' own takes texts only, and none of them can hold id tokens.
+        assert prompt_embeds is not None
+        assert negative_prompt_embeds is not None
+        parts = [negative_prompt_embeds, prompt_embeds] if do_classifier_free_guidance else [prompt_embeds]
+        return torch.cat(parts).to(device).repeat_interleave(num_frames, dim=0), None
 
 
 class AnimateDiffBackbone(Backbone):
@@ -180,12 +219,38 @@ class AnimateDiffBackbone(Backbone):
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        return self.text_encoder(ids.to(self.device)).last_hidden_state
+        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
+
+    def cut_text(self, prompt: str) -> str:
+        """What of a prompt is beyond CLIP's 77 tokens, of which two mark start and end."""
+        length = self.text_encoder.config.max_position_embeddings - 2
+        ids = self.tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return str(self.tokenizer.decode(ids[length:])).strip()
+
+    @property
+    def parts(self) -> BackboneParts:
+        """CLIP's text model, the UNet, the VAE."""
+        return BackboneParts(self.text_encoder, self.unet, self.vae)
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Of the DDIM scheduler."""
+        return self.scheduler.config
+
+    @property
+    def multiple_of_px(self) -> int:
+        """8 for Stable Diffusion: the VAE's factor, or 8 where that is smaller."""
+        return max(8, 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def decode_in(self, chunk_frames: int | None, tiled: bool) -> None:
+        """See `Backbone.decode_in`."""
+        self.vae_chunk_frames = chunk_frames or self.vae_chunk_frames
+        self.vae.use_tiling = tiled
 
     @torch.no_grad()
     def encode_video(self, pixels: Tensor) -> Latents:
         """Encode frame by frame; mean and std come scaled by the VAE's `scaling_factor`."""
-        frames = pixels.flatten(0, 1).to(self.device, self.dtype)
+        frames = pixels.flatten(0, 1).to(self.vae.device, self.vae.dtype)
         posteriors = [self.vae.encode(chunk).latent_dist for chunk in frames.split(self.vae_chunk_frames)]
         scale = self.vae.config.scaling_factor
 
@@ -197,7 +262,8 @@ class AnimateDiffBackbone(Backbone):
     def decode_video(self, latents: Tensor) -> Tensor:
         """Decode frame by frame; gradients flow through it."""
         batch, _, frames = latents.shape[:3]
-        flat = latents.transpose(1, 2).flatten(0, 1).to(self.dtype) / self.vae.config.scaling_factor
+        flat = latents.transpose(1, 2).flatten(0, 1).to(self.vae.device, self.vae.dtype)
+        flat = flat / self.vae.config.scaling_factor
         decoded = torch.cat([self.vae.decode(chunk).sample for chunk in flat.split(self.vae_chunk_frames)])
         return decoded.unflatten(0, (batch, frames))
 
@@ -221,9 +287,9 @@ class AnimateDiffBackbone(Backbone):
             return share.sqrt() * diffused.latents - (1 - share).sqrt() * prediction
         return (diffused.latents - (1 - share).sqrt() * prediction) / share.sqrt()
 
-    def pipeline(self) -> AnimateDiffPipeline:
+    def pipeline(self) -> VideoPipeline:
         """diffusers' own pipeline over these modules."""
-        return AnimateDiffPipeline(
+        return VideoPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,

@@ -7,6 +7,8 @@ and values are computed before they are repeated for the frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +16,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class ContextCache:
+    """Keys and values of a context that is the same at every step of a video: each layer computes them once.
+
+    Outside of `video` nothing is stored. Inside, they hold for as long as the very same tensor comes in; another
+    one starts anew. Of rows that are repeated for the frames, one a video is projected.
+    """
+
+    def __init__(self) -> None:
+        self._num_frames: int | None = None
+        self._context: Tensor | None = None
+        self._stored: dict[int, tuple[Tensor, ...]] = {}
+
+    @contextmanager
+    def video(self, num_frames: int) -> Iterator[None]:
+        """Store while one batch of videos of so many frames is sampled; not for training."""
+        self._num_frames = num_frames
+        try:
+            yield
+        finally:
+            self._num_frames, self._context, self._stored = None, None, {}
+
+    def projected(
+        self, layer: object, context: Tensor, num_rows: int, project: Callable[[Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `project` makes of the context in this layer.
+
+        Args:
+            layer: whose projections they are.
+            context: [V or B, L, D].
+            num_rows: B.
+            project: context → keys and values, each [V or B, T, E].
+        """
+        if self._num_frames is None:
+            return project(context)
+        if context is not self._context:
+            self._context, self._stored = context, {}
+        if id(layer) not in self._stored:
+            repeats = self._num_frames if len(context) == num_rows else 1
+            self._stored[id(layer)] = project(context[::repeats])
+        return self._stored[id(layer)]
+
+
 class TextAttentionProcessor:
-    """Plain attention that takes its context once per video. No parameters."""
+    """Plain attention that takes its context once per video. No parameters.
+
+    Args:
+        cache: where keys and values of text are kept over the steps of a video.
+    """
+
+    def __init__(self, cache: ContextCache | None = None) -> None:
+        self.cache = cache or ContextCache()
 
     def __call__(
         self,
@@ -28,7 +79,8 @@ class TextAttentionProcessor:
         """Attention of `hidden_states` [B, S, E] on text [V or B, L, D] → [B, S, E]."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.to_q(hidden_states)
-        attended = attend(query, attn.to_k(context), attn.to_v(context), attn.heads)
+        key, value = self.cache.projected(attn, context, len(query), lambda rows: (attn.to_k(rows), attn.to_v(rows)))
+        attended = attend(query, key, value, attn.heads)
         return attn.to_out[1](attn.to_out[0](attended))
 
 
@@ -93,23 +145,34 @@ class FaceAttention(nn.Module):
             self.to_v_lora = LowRank(context_dim, hidden_dim, lora_rank)
             self.to_out_lora = LowRank(hidden_dim, hidden_dim, lora_rank)
 
-    def forward(self, attn: Any, hidden_states: Tensor, context: Tensor) -> Tensor:
+    def forward(self, attn: Any, hidden_states: Tensor, context: Tensor, cache: ContextCache | None = None) -> Tensor:
         """Attention of [B, S, E] on [text | id tokens] [V or B, L + Q, D] → [B, S, E]."""
-        of_face = self.num_tokens * self.num_references
-        text, face = context[:, :-of_face], context[:, -of_face:]
-        query, key, value = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+        query = attn.to_q(hidden_states)
         if self.has_lora:
             query = query + self.lora_scale * self.to_q_lora(hidden_states)
-            key = key + self.lora_scale * self.to_k_lora(text)
-            value = value + self.lora_scale * self.to_v_lora(text)
-        attended = attend(query, key, value, attn.heads)
-        face = face.to(self.to_k_face.weight.dtype)  # the adapter may be wider than a bfloat16 backbone
-        key, value = (project(face).to(query.dtype) for project in (self.to_k_face, self.to_v_face))
-        attended = attended + self.scale * attend(query, key, value, attn.heads)
+
+        def project(rows: Tensor) -> tuple[Tensor, ...]:
+            return self._keys_values(attn, rows, query.dtype)
+
+        projected = project(context) if cache is None else cache.projected(self, context, len(query), project)
+        text_key, text_value, face_key, face_value = projected
+        attended = attend(query, text_key, text_value, attn.heads)
+        attended = attended + self.scale * attend(query, face_key, face_value, attn.heads)
         result = attn.to_out[0](attended)
         if self.has_lora:
             result = result + self.lora_scale * self.to_out_lora(attended)
         return attn.to_out[1](result)
+
+    def _keys_values(self, attn: Any, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Keys and values of text, then of the face."""
+        of_face = self.num_tokens * self.num_references
+        text, face = context[:, :-of_face], context[:, -of_face:]
+        key, value = attn.to_k(text), attn.to_v(text)
+        if self.has_lora:
+            key = key + self.lora_scale * self.to_k_lora(text)
+            value = value + self.lora_scale * self.to_v_lora(text)
+        face = face.to(self.to_k_face.weight.dtype)  # the adapter may be wider than a bfloat16 backbone
+        return key, value, self.to_k_face(face).to(dtype), self.to_v_face(face).to(dtype)
 
 
 class FaceAttentionProcessor:
@@ -119,8 +182,9 @@ class FaceAttentionProcessor:
     and then the backbone's parameters, state dict and optimiser would hold the adapter too.
     """
 
-    def __init__(self, face_attention: FaceAttention | LowRankAttention) -> None:
+    def __init__(self, face_attention: FaceAttention | LowRankAttention, cache: ContextCache | None = None) -> None:
         self.face_attention = face_attention
+        self.cache = cache
 
     def __call__(
         self,
@@ -131,11 +195,13 @@ class FaceAttentionProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """See `FaceAttention.forward`."""
+        if isinstance(self.face_attention, FaceAttention) and encoder_hidden_states is not None:
+            return self.face_attention(attn, hidden_states, encoder_hidden_states, self.cache)
         return self.face_attention(attn, hidden_states, encoder_hidden_states)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention; keys and values of fewer rows are repeated for the frames of their video.
+    """Multi-head attention; keys and values of fewer rows hold for all frames of their video.
 
     Args:
         query: [B, S, E].
@@ -146,11 +212,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     Returns:
         [B, S, E].
     """
-    repeats = query.shape[0] // key.shape[0]
+    shape = query.shape
+    query = query.reshape(key.shape[0], -1, shape[-1])  # the queries of all frames of a video in one row
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    if repeats > 1:
-        key, value = (x.repeat_interleave(repeats, dim=0) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(shape)
 
 
 def has_nothing_but_projections(attn: Any) -> bool:

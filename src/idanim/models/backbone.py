@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from idanim.models.attention import ContextCache, TextAttentionProcessor
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that frozen weights may have, by their name in a configuration."""
 
@@ -54,6 +56,14 @@ class Diffused(NamedTuple):
     timesteps: Tensor
     target: Tensor
     signal_share: Tensor
+
+
+class BackboneParts(NamedTuple):
+    """The models of a backbone in the order of their work."""
+
+    text: nn.Module
+    denoiser: nn.Module
+    autoencoder: nn.Module
 
 
 class Backbone(nn.Module, ABC):
@@ -104,6 +114,33 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The model's answer for x_t [B, C, F, h, w], times [B] and context tokens [B, L (+ Q), D]."""
+
+    def text_processors(self, cache: ContextCache) -> dict[str, Any]:
+        """Plain processors of the layers that an adapter attaches to, which keep keys and values in a cache."""
+        return {layer.name: TextAttentionProcessor(cache) for layer in self.cross_attention_layers()}
+
+    @abstractmethod
+    def cut_text(self, prompt: str) -> str:
+        """What of a prompt is beyond the length that the model reads; "" when it reads all."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> BackboneParts:
+        """The models that work one after another, so that each can be moved to a device by itself."""
+
+    @property
+    @abstractmethod
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Noise levels and prediction type, as diffusers' schedulers describe them."""
+
+    @property
+    @abstractmethod
+    def multiple_of_px(self) -> int:
+        """Heights and widths must be multiples of this."""
+
+    @abstractmethod
+    def decode_in(self, chunk_frames: int | None, tiled: bool) -> None:
+        """Decode so many frames at once (None = as they are now), and in tiles or not, to save memory."""
 
     @abstractmethod
     def clean(self, diffused: Diffused, prediction: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +58,10 @@ class SparseControlPipeline(AnimateDiffSparseControlNetPipeline):
     the posterior.
     """
 
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.unet.device
+
     def prepare_image(self, image: Any, width: int, height: int, device: Any, dtype: Any) -> Tensor:
         """Pictures → conditions [1, C, n, H, W], or latents [1, 4, n, h, w] for the rgb kind.
 
@@ -76,10 +82,26 @@ def condition_latents(vae: Any, pixels: Tensor) -> Tensor:
     return latents.transpose(0, 1)[None]
 
 
+@contextmanager
+def reading_text_only(controlnet: SparseControlNetModel, num_text_tokens: int) -> Iterator[None]:
+    """Let the network read only the first tokens of the context, that is no id tokens."""
+
+    def cut(_module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        kwargs["encoder_hidden_states"] = kwargs["encoder_hidden_states"][:, :num_text_tokens]
+        return args, kwargs
+
+    hook = controlnet.register_forward_pre_hook(cut, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def sparse_control_pipeline(backbone: AnimateDiffBackbone, controlnet: SparseControlNetModel) -> SparseControlPipeline:
     """A pipeline over the backbone's modules that takes `conditioning_frames` and `controlnet_frame_indices`.
 
-    The control network reads the whole context as text, id tokens included, as in the official code.
+    The control network reads the whole context as text, id tokens included, as in the official code, but for
+    `reading_text_only`.
     """
     pipeline = SparseControlPipeline(
         vae=backbone.vae,

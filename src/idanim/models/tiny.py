@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, UNetMotionModel
+from diffusers import AutoencoderKL, SparseControlNetModel, UNetMotionModel
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -20,6 +21,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.encoder import ClipFaceEncoder
+from idanim.models.sparse_control import follow_official_numerics
 
 
 def tiny_backbone(
@@ -71,6 +73,40 @@ def tiny_backbone(
             )
         )
     return AnimateDiffBackbone(unet, vae, text_encoder, tokenizer, animatediff_scheduler())
+
+
+def tiny_sparse_control(backbone: AnimateDiffBackbone, kind: str = "rgb", seed: int = 0) -> SparseControlNetModel:
+    """A SparseCtrl network with random weights, none of them zero, that fits a small backbone.
+
+    Args:
+        backbone: whose sizes it has.
+        kind: "rgb", which takes latents, or "scribble", which takes pixels.
+        seed: of the weights; the global random state stays as it was.
+    """
+    unet, stages = backbone.unet.config, len(backbone.vae.config.block_out_channels)
+    widths = tuple(unet.block_out_channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SparseControlNetModel(
+            in_channels=unet.in_channels,
+            conditioning_channels=unet.in_channels if kind == "rgb" else 3,
+            down_block_types=tuple(unet.down_block_types),
+            block_out_channels=widths,
+            layers_per_block=unet.layers_per_block,
+            norm_num_groups=unet.norm_num_groups,
+            cross_attention_dim=unet.cross_attention_dim,
+            num_attention_heads=unet.num_attention_heads,
+            motion_num_attention_heads=unet.motion_num_attention_heads,
+            motion_max_seq_length=unet.motion_max_seq_length,
+            conditioning_embedding_out_channels=(8, 16, 24, 32)[:stages],
+            concat_conditioning_mask=True,
+            use_simplified_condition_embedding=kind == "rgb",
+        )
+        for parameter in network.parameters():
+            if not parameter.any():  # the official ones begin at zero, that is without effect
+                nn.init.normal_(parameter, std=0.05)
+    follow_official_numerics(network)
+    return network.eval().requires_grad_(False)
 
 
 def tiny_encoder(seed: int = 0, image_size: int = 64, feature_dim: int = 48) -> ClipFaceEncoder:

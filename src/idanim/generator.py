@@ -1,0 +1,387 @@
+"""The Python interface of generation, which the command and other programs stand on.
+
+generator = Generator.load("faces=insightface", "ckpt=animator.ckpt", "backbone=public")
+ada = generator.person("ada.jpg")
+video = generator.generate(ada, "a woman on a beach", seed=1)
+video.save("ada.mp4")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from idanim.assembly import load_sampler, pick_device, sampling_settings
+from idanim.config import Run, build, built_or_plain, compose, replace_values
+from idanim.faces.engine import FaceEngine
+from idanim.files import write_bytes, write_json
+from idanim.generation.control import SparseControl
+from idanim.generation.identity import IdTokens, check_weights, mix
+from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
+from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
+from idanim.models.backbone import DTYPES
+from idanim.pictures import decode_picture
+from idanim.recipe import hashes_of, recipe_of, versions
+from idanim.reference_faces import ReferenceFace, ReferenceOptions, read_person
+from idanim.types import GeneratedClip, IdanimError
+
+SYSTEM = "adapter"
+ALIASES = {"reference": "references", "weights=[": "mix"}
+"""Hydra gives no key the name of a config group, and `weights` is the folder of public files unless it's a list."""
+
+
+class Progress(NamedTuple):
+    """How far a video is: steps done, of so many."""
+
+    step: int
+    num_steps: int
+
+
+class CancelledError(Exception):
+    """Generation was stopped between two steps, because `should_stop` said so."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom a video shall show.
+
+    Attributes:
+        name: the person's, or those of the mixed ones with their weights.
+        tokens: what the backbone attends to; computed once for all videos.
+        faces: the face crops they are made of.
+        notes: what the user should know of the photos, in words.
+        sources: the photos, folders or videos of each identity: one for a person, several for a mixture.
+        face_indices: which face of a picture, for each identity.
+        files: every file that was read.
+        weights: of each identity in a mixture; () for one person.
+    """
+
+    name: str
+    tokens: IdTokens
+    faces: tuple[ReferenceFace, ...]
+    notes: tuple[str, ...]
+    sources: tuple[tuple[Path, ...], ...]
+    face_indices: tuple[int | None, ...]
+    files: tuple[Path, ...]
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class GeneratedVideo:
+    """A video with the record of what it was made from.
+
+    Attributes:
+        clip: the frames.
+        record: what `save` writes as json.
+        statement: that it is generated and with what, for the metadata of its files.
+    """
+
+    clip: GeneratedClip
+    record: VideoRecord
+    statement: str
+
+    def save(self, path: str | Path, formats: Sequence[str] = ()) -> Path:
+        """Write the mp4, other formats beside it (see `idanim.generation.output.FORMATS`) and the json.
+
+        The json comes last: it is only ever there beside the video that it describes.
+        """
+        path = Path(path).with_suffix(".mp4")
+        check_formats(formats)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        write_formats(path, self.clip, formats, self.statement)
+        write_bytes(path, mp4_bytes(self.clip, self.statement))
+        write_json(path.with_suffix(".json"), {"schema": SCHEMA_VERSION, **asdict(self.record)})
+        return path
+
+
+class Generator:
+    """Models that are loaded once and make any number of videos.
+
+    Args:
+        run: configuration of `conf/generate.yaml`; what to show in it counts nothing here.
+
+    Raises:
+        IdanimError: a file is missing or doesn't fit; the text says what to do.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        config = run.config
+        self.ckpt = Path(built_or_plain(config["ckpt"])).expanduser()
+        if not self.ckpt.is_file():
+            raise IdanimError(f"ckpt={str(self.ckpt)!r}: there is no such file")
+        self.engine: FaceEngine = build(config["faces"])
+        self.memory = run.choices.get("memory", "full")
+        with self._memory_told():
+            self.sampler, self.trained = _load(config, self.ckpt)
+            self._network = _control_network(config["control"]["model"], self.sampler)
+        self.settings = _settings(config, self.trained)
+        self.sampler.check(self.settings)
+        encoder_px = self.sampler.encoder.image_size
+        self._options = ReferenceOptions(
+            config["reference_size_px"], encoder_px // 2, keep_outliers=config["keep_outliers"]
+        )
+        self._hashes: dict[str, str] = {}
+
+    @classmethod
+    def load(cls, *arguments: str) -> Generator:
+        """Load by what the command line would say, for instance "backbone=public"; without any, the toy world."""
+        return cls(compose("generate", arguments, ALIASES))
+
+    def person(self, *sources: str | Path, face_index: int | None = None) -> Person:
+        """A person from photos, folders of photos or videos; the id tokens of all pictures are averaged.
+
+        Args:
+            sources: files and folders.
+            face_index: which face of a picture, by falling size; None = the largest.
+
+        Raises:
+            IdanimError: a file is missing or can't be read, or no face is found.
+        """
+        paths = tuple(Path(source).expanduser() for source in sources)
+        options = replace(self._options, face_index=face_index)
+        found = read_person(paths, self.engine, options)
+        with self._memory_told():
+            tokens = self.sampler.id_tokens([face.crop for face in found.faces])
+        return Person(found.name, tokens, found.faces, found.notes, (paths,), (options.face_index,), found.files)
+
+    def mixture(self, people: Sequence[Person], weights: Sequence[float]) -> Person:
+        """A person who does not exist: the weighted average of others (paper, Fig. 8).
+
+        Raises:
+            IdanimError: weights that are negative, don't sum to 1, or are not one a person.
+        """
+        check_weights(weights, len(people))
+        if any(person.weights for person in people):
+            raise IdanimError("a mixture can't be mixed again; mix its people with their final weights")
+        if self.sampler.adapter.concatenates:
+            raise IdanimError("weights=: the tokens of this adapter stand side by side and can't be mixed")
+        return Person(
+            name="+".join(f"{person.name}_{weight:.2f}" for person, weight in zip(people, weights, strict=True)),
+            tokens=mix([person.tokens for person in people], weights),
+            faces=tuple(face for person in people for face in person.faces),
+            notes=tuple(note for person in people for note in person.notes),
+            sources=tuple(source for person in people for source in person.sources),
+            face_indices=tuple(index for person in people for index in person.face_indices),
+            files=tuple(file for person in people for file in person.files),
+            weights=tuple(float(weight) for weight in weights),
+        )
+
+    def control(
+        self, images: Iterable[str | Path], frames: Sequence[int], scale: float = 1.0, context: str = "official"
+    ) -> SparseControl:
+        """Pictures that steer chosen frames; see `SparseControl`. Needs a generator with control=scribble or rgb.
+
+        Raises:
+            IdanimError: there is no network, a picture can't be read, or pictures and frames don't fit.
+        """
+        if self._network is None:
+            raise IdanimError("no control network is loaded: take control=scribble or control=rgb")
+        paths = [Path(image).expanduser() for image in images]
+        for path in paths:
+            if not path.is_file():
+                raise IdanimError(f"control.images={str(path)!r}: there is no such file")
+        pictures = tuple(decode_picture(path.read_bytes(), str(path)) for path in paths)
+        sources = tuple(str(path.resolve()) for path in paths)
+        result = SparseControl(self._network, pictures, tuple(frames), scale, context, sources)
+        result.check(self.settings.num_frames)
+        return result
+
+    def configured_control(self) -> SparseControl | None:
+        """The control that the configuration describes; None without one."""
+        values = self.run.config["control"]
+        if self._network is None:
+            return None
+        images = values["images"] if isinstance(values["images"], list) else [values["images"]]
+        return self.control(images, values["frames"], values["scale"], values["context"])
+
+    def generate(
+        self,
+        person: Person,
+        prompt: str,
+        seed: int = 0,
+        control: SparseControl | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **changes: Any,
+    ) -> GeneratedVideo:
+        """Make one video; the same arguments give the same bytes on a CPU.
+
+        Args:
+            person: of `person` or `mixture`.
+            prompt: what to show.
+            seed: of the initial noise.
+            control: pictures that steer some frames.
+            on_progress: called after every step.
+            should_stop: asked after every step.
+            changes: fields of `SamplingSettings` that replace the configured ones.
+
+        Raises:
+            IdanimError: settings that don't fit, or too little memory; the text says what to do.
+            CancelledError: `should_stop` said so.
+        """
+        settings = self.settings_with(**changes)
+        if not prompt.strip():
+            raise IdanimError("prompt= is empty: say what the video should show")
+        done = 0
+
+        def after_step(_latents: Tensor) -> None:
+            nonlocal done
+            done += 1
+            if on_progress is not None:
+                on_progress(Progress(done, settings.num_inference_steps))
+            if should_stop is not None and should_stop():
+                raise CancelledError(f"stopped after {done} of {settings.num_inference_steps} steps")
+
+        with self._memory_told():
+            clip = self.sampler.generate_from(person.tokens, prompt, seed, settings, person.name, after_step, control)
+        record = self.record(person, prompt, seed, control, **changes)
+        return GeneratedVideo(clip, record, self._statement())
+
+    def settings_with(self, **changes: Any) -> SamplingSettings:
+        """The configured settings with some changed.
+
+        Raises:
+            IdanimError: an unknown setting, or one that the backbone can't follow.
+        """
+        unknown = sorted(changes.keys() - asdict(self.settings).keys())
+        if unknown:
+            raise IdanimError(f"there is no setting {', '.join(unknown)}; known: {', '.join(asdict(self.settings))}")
+        settings = replace(self.settings, **changes)
+        self.sampler.check(settings)
+        return settings
+
+    def cut_note(self, prompt: str) -> str:
+        """What the model does not read of a long prompt, in words; "" when it reads all."""
+        cut = self.sampler.backbone.cut_text(prompt)
+        if not cut:
+            return ""
+        shown = cut if len(cut) <= 200 else f"{cut[:200]} … ({len(cut.split())} words)"
+        return f"the prompt is longer than the 77 tokens that the model reads; cut off: {shown}"
+
+    def record(
+        self, person: Person, prompt: str, seed: int, control: SparseControl | None = None, **changes: Any
+    ) -> VideoRecord:
+        """What the json of a video says; `made_with.recipe` makes it again."""
+        settings = self.settings_with(**changes)
+        files = [*person.files, *(Path(source) for source in control.sources)] if control else person.files
+        made_with = {
+            "checkpoint": self._hash(self.ckpt),
+            "references": {file.name: self._hash(file) for file in person.files},
+            "reference_size_px": self._options.size_px,
+            "face_engine": self.engine.name,
+            "scale": self.sampler.adapter.scale,
+            "backbone": self.trained["backbone"],
+            "sampling": asdict(settings),
+            "weights": list(person.weights) or None,
+            "notes": [*person.notes, *filter(None, [self.cut_note(prompt)])],
+            "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
+            "files": {str(file.resolve()): self._hash(file) for file in files} | self._weights,
+            "versions": versions(),
+            "device": str(self.sampler.backbone.device),
+            "dtype": str(self.sampler.backbone.dtype).removeprefix("torch."),
+            "memory": self.memory,
+            "git_sha": self.run.git_sha,
+        }
+        return VideoRecord(prompt, person.name, seed, SYSTEM, made_with=made_with)
+
+    def _shown(self, person: Person, control: SparseControl | None) -> dict[str, Any]:
+        """Whom a video shows and what steers it, as keys of the configuration."""
+        sources = [[str(source.resolve()) for source in group] for group in person.sources]
+        shown: dict[str, Any] = {"references": sources[0], "face_index": person.face_indices[0], "mix": None}
+        if person.weights:
+            shown = {"references": sources, "face_index": list(person.face_indices), "mix": list(person.weights)}
+        values = self.run.config["control"]
+        if control is not None:
+            steering = {"images": list(control.sources), "frames": list(control.frames)}
+            values = {**values, **steering, "scale": control.scale, "context": control.context}
+        return {**shown, "control": values}
+
+    def _hash(self, path: Path) -> str:
+        key = str(path.resolve())
+        if key not in self._hashes:
+            self._hashes |= hashes_of([key])
+        return self._hashes[key]
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        """Every file and folder of weights, and of pictures that control → its hash."""
+        trained = self.trained
+        return hashes_of(
+            [str(self.ckpt.resolve()), trained["backbone"]["model"], trained["encoder"], self.run.config["control"]]
+        )
+
+    def _statement(self) -> str:
+        made_by = (
+            f"Made by idanim {versions()['idanim']} with the adapter {self.ckpt.name} ({self._hash(self.ckpt)[:16]})"
+        )
+        return provenance(f"{made_by} on {type(self.sampler.backbone).__name__}")
+
+    @contextmanager
+    def _memory_told(self) -> Iterator[None]:
+        """Say what to do where memory runs out."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+                raise
+            saving = {"full": "memory=balanced or memory=low", "balanced": "memory=low"}.get(self.memory)
+            advice = f"take {saving}, or " if saving else ""
+            raise IdanimError(
+                f"out of memory with memory={self.memory}: {advice}fewer frames (sampling.num_frames) or a smaller "
+                "size (sampling.height, sampling.width)"
+            ) from error
+
+
+def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
+    memory = config["memory"]
+    if memory["dtype"] is not None and memory["dtype"] not in DTYPES:
+        raise IdanimError(f"memory.dtype={memory['dtype']!r}: expected one of {', '.join(DTYPES)}")
+    device = pick_device(config["device"])
+    offload = memory["offload"] and device != "cpu"
+    home = "cpu" if offload else device
+    sampler, trained = load_sampler(ckpt, _overrides(config), home, config["scale"], config["backbone"])
+    if memory["dtype"] is not None:
+        for model in (sampler.backbone, sampler.encoder):
+            if isinstance(model, nn.Module):
+                model.to(DTYPES[memory["dtype"]])
+    sampler.backbone.decode_in(memory["vae_chunk_frames"], memory["vae_tiling"])
+    sampler.offload_from = device if offload else None
+    return sampler, trained
+
+
+def _overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What replaces values of the models' configuration: the weights of a distilled sampler, then `model`."""
+    preset = dict(config["sampler"]["model"] or {})
+    own = config["backbone"]["model"] if config["backbone"] else {}
+    loras = {lora["file"]: lora["weight"] for lora in config["sampler"]["loras"] or ()}
+    if loras:
+        preset["loras"] = {**(own.get("loras") or {}), **loras}
+    if not preset.keys() <= own.keys():
+        raise IdanimError("this sampler= has weights of its own, which need backbone=public")
+    overrides: dict[str, Any] = {"backbone": {"model": preset}} if preset else {}
+    replace_values(overrides, config["model"])
+    return overrides
+
+
+def _control_network(node: Any, sampler: Sampler) -> Any:
+    """The control network where the backbone is, in its type; None without one."""
+    if node is None:
+        return None
+    network = build(node).to(sampler.backbone.dtype)
+    return network if sampler.offload_from else network.to(sampler.backbone.device)
+
+
+def _settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> SamplingSettings:
+    """The backbone's settings, replaced by the sampler's, replaced by what was typed."""
+    preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
+    typed = {key: value for key, value in config["sampling"].items() if value is not None}
+    return sampling_settings(trained, **preset | typed)
