@@ -34,6 +34,7 @@ ENTRY_POINTS = {
     "person_videos",
     "previews",
     "shard_people",
+    "systems",
     "weights",
 }
 

@@ -37,6 +37,7 @@ PATH_KEYS = (
     "ckpt",
     "references",
     "videos",
+    "manifest",
     "weights",
     "data.shards",
     "data.latents",

@@ -55,6 +55,34 @@ def system_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str
     return Table(header, rows)
 
 
+REAL = ("real_pair_similarity", "different_person_similarity")
+"""Figures of real people, which belong to no system."""
+
+
+def ranking_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str]) -> Table:
+    """Every figure of every system with its interval, best face similarity first; then ceiling and floor.
+
+    Args:
+        summary: of `metrics.json`.
+        systems: the first has plain names in the summary.
+    """
+    prefixes = [f"{system}/" for system in systems[1:]]
+    names = [name for name in summary if name not in REAL and not name.startswith(tuple(prefixes))]
+
+    def similarity(row: tuple[str, dict[str, Any]]) -> float:
+        mean = row[1]["face_similarity"]["mean"]
+        return -1.0 if mean is None else mean
+
+    rows = []
+    for system, prefix in zip(systems, ["", *prefixes], strict=True):
+        rows.append((system, {name: summary[prefix + name] for name in names if prefix + name in summary}))
+    rows.sort(key=similarity, reverse=True)
+    for label, name in zip(("ceiling: real pairs", "floor: strangers"), REAL, strict=True):
+        rows.append((label, {"face_similarity": summary[name]} if name in summary else {}))
+    cells = [(label, *(with_span(figures.get(name)) for name in names)) for label, figures in rows]
+    return Table(("system", *names), cells)
+
+
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """Means by system and prompt group: one row a pair."""
     metrics = ("face_similarity", "face_detection_rate", "motion")
@@ -69,6 +97,14 @@ def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
 def number(value: float | None) -> str:
     """Three significant digits; "–" for None."""
     return "–" if value is None else f"{value:.3g}"
+
+
+def with_span(figure: Mapping[str, Any] | None) -> str:
+    """A mean with its interval, if there is one."""
+    if figure is None or figure["mean"] is None:
+        return "–"
+    text = number(figure["mean"])
+    return text if figure["low"] is None else f"{text} {span(figure['low'], figure['high'])}"
 
 
 def span(low: float | None, high: float | None) -> str:
