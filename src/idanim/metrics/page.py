@@ -24,6 +24,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     loader = PackageLoader("idanim.metrics", "templates")
     # The loader's files are ours, what is put into them is anybody's: everything is escaped.
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
     write_text(path, environment.get_template(template).render(**values))
 
 
