@@ -25,7 +25,7 @@ from idanim.metrics.people import Person, people_from_photos, read_people
 from idanim.metrics.people_groups import by_people_group
 from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import group_table, summary_table, system_table
+from idanim.metrics.report import all_groups, group_table, summary_table, system_table
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.summary import report
 from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
@@ -96,10 +96,9 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
 
 
 def _require_one_source(config: Mapping[str, Any]) -> None:
-    has_files = config["systems"] != [ADAPTER]
     if config["videos"] is None and config["manifest"] is not None:
         raise IdanimError("manifest= lists videos: give videos=<folder>, too")
-    generates = config["ckpt"] is not None or (has_files and config["videos"] is None)
+    generates = config["ckpt"] is not None or config["systems"] is not None
     if generates == (config["videos"] is not None):
         raise IdanimError(
             "give either ckpt=<file> (or systems=[<file>, …]) to generate and score, or videos=<folder> to score"
@@ -178,7 +177,7 @@ def _generate(
     """
     config = run.config
     ckpt = None if config["ckpt"] is None else Path(config["ckpt"]).expanduser()
-    systems = parse_systems(config["systems"], ckpt)
+    systems = parse_systems(config["systems"] or [ADAPTER], ckpt)
     device = pick_device(config["device"])
     loader = SystemLoader(load, (config["model"], device, config["scale"], config["backbone"]))
     main = systems[0]
@@ -273,8 +272,9 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
 def _show(result: Mapping[str, Any], output: Path) -> None:
     """Print the tables and write them, and every figure with its interval, to `report.md`."""
     tables = [system_table(result["summary"], list(result["groups"]))]
-    if any(len(by_group) > 1 for by_group in result["groups"].values()):
-        tables.append(group_table(result["groups"]))
+    groups = all_groups(result)
+    if any(len(by_group) > 1 for by_group in groups.values()):
+        tables.append(group_table(groups))
     notes = _notes(result)
     width = shutil.get_terminal_size((160, 40)).columns
     print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))

@@ -62,7 +62,7 @@ def parse_systems(systems: Sequence[str] | Mapping[str, str | None], ckpt: Path 
     """
     pairs = [_named(text) for text in systems] if not isinstance(systems, Mapping) else list(systems.items())
     if not pairs:
-        raise IdanimError(f"systems=[]: expected some of {', '.join(BUILT_IN)}, or adapter files")
+        raise IdanimError(f"systems: expected some of {', '.join(BUILT_IN)}, or adapter files")
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -91,7 +91,7 @@ def _named(text: str) -> tuple[str, str | None]:
     if text in BUILT_IN or not path.is_file():
         return text, None
     # train.py calls every adapter the same: what tells them apart is the folder
-    return (path.resolve().parent.name if path.stem == ADAPTER else path.stem), text
+    return (path.absolute().parent.name if path.stem == ADAPTER else path.stem), text
 
 
 def _file(name: str, file: str) -> Path:

@@ -13,7 +13,7 @@ import av
 
 from idanim.metrics.grid import NOBODY
 from idanim.metrics.page import MIB, data_uri, write_page
-from idanim.metrics.report import MEANING, number, ranking_table
+from idanim.metrics.report import MEANING, all_groups, number, ranking_table
 from idanim.metrics.table import Table
 from idanim.pictures import encode_jpeg
 from idanim.types import UInt8Array
@@ -52,13 +52,14 @@ def write_evaluation_page(
         row["strip"] = data_uri(strip, "image/jpeg") if strip and room.take(len(strip), share=0.5) else None
     for row in rows:
         row["src"] = None if row.pop("unreadable") else _video_address(folder / row["video"], path.parent, room)
+    groups = all_groups(result)
     data = {
         "rows": rows,
         "metrics": _metric_names(result["videos"]),
         "meaning": MEANING,
         "references": {name: data_uri(encode_jpeg(picture), "image/jpeg") for name, picture in references.items()},
-        "groups": _all_groups(result),
-        "group_metrics": list(dict.fromkeys(m for by in _all_groups(result).values() for f in by.values() for m in f)),
+        "groups": groups,
+        "group_metrics": list(dict.fromkeys(m for by in groups.values() for f in by.values() for m in f)),
         "system": list(result["groups"]),
         "person": list(dict.fromkeys(video["shown"] for video in result["videos"])),
         "prompts": list(dict.fromkeys(video["prompt"] for video in result["videos"])),
@@ -123,15 +124,6 @@ def _metric_names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _all_groups(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """System → group of prompts or of people → metric → figure."""
-    people = result.get("people_groups", {})
-    return {
-        system: dict(groups) | {f"people: {name}": figures for name, figures in people.get(system, {}).items()}
-        for system, groups in result["groups"].items()
-    }
 
 
 def _other_tables(result: Mapping[str, Any]) -> list[tuple[str, Table]]:

@@ -83,15 +83,24 @@ def ranking_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[st
     return Table(("system", *names), cells)
 
 
+def all_groups(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """System → group of prompts, or "people: <group>" → metric → figure, of the content of `metrics.json`."""
+    people = result.get("people_groups", {})
+    return {
+        system: dict(groups) | {f"people: {name}": figures for name, figures in people.get(system, {}).items()}
+        for system, groups in result["groups"].items()
+    }
+
+
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Means by system and prompt group: one row a pair."""
+    """Means by system and group, of prompts or people: one row a pair."""
     metrics = ("face_similarity", "face_detection_rate", "motion")
     rows = [
         (system, group, *(number(figures[metric]["mean"]) for metric in metrics))
         for system, by_group in groups.items()
         for group, figures in by_group.items()
     ]
-    return Table(("system", "prompts", *metrics), rows, num_fixed=2)
+    return Table(("system", "group", *metrics), rows, num_fixed=2)
 
 
 def number(value: float | None) -> str:
