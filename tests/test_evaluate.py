@@ -240,7 +240,7 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
     evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(DrawingSampler(), shards))
     assert wandb.run is None
     media = sorted(p.suffix for p in (tmp_path / "out" / "wandb").rglob("files/media/**/*") if p.is_file())
-    assert media == [".json", ".mp4"]
+    assert media == [".json", ".json", ".mp4"]
 
 
 @pytest.mark.parametrize(

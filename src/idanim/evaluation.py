@@ -316,17 +316,24 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
-    """Summary, table of scores and some videos; nothing without a logger."""
+    """Summary, tables of scores and of groups, and some videos; nothing without a logger."""
     if logger is None:
         return
-    rows = result["videos"]
     run = logger.experiment
     for name, figure in result["summary"].items():
         run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})
+    rows = [row | {"remarks": "; ".join(row["remarks"])} for row in result["videos"]]
     table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    captions = {row["video"]: f"{row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
-    videos = [
-        wandb.Video(str(folder / name), caption=caption) for name, caption in list(captions.items())[:LOGGED_VIDEOS]
+    groups = [
+        [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]
+        for system, by_group in all_groups(result).items()
+        for group, figures in by_group.items()
+        for metric, figure in figures.items()
     ]
-    run.log({"scores": table, "videos": videos})
+    columns = ["system", "group", "metric", "mean", "low", "high", "n"]
+    captions = {row["video"]: f"{row['system']}: {row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
+    # Evenly from the whole grid, so that every system and many people are among them.
+    names = list(captions)[:: max(1, -(-len(captions) // LOGGED_VIDEOS))]
+    videos = [wandb.Video(str(folder / name), caption=captions[name]) for name in names]
+    run.log({"scores": table, "groups": wandb.Table(columns=columns, data=groups), "videos": videos})
     run.finish()
