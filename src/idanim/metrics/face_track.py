@@ -58,4 +58,4 @@ def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> Fac
         if faces:
             embeddings.append(engine.embed(frames[index], faces[0]))
     vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
-    return FaceTrack(np.array(found, dtype=np.bool_), vectors, num_crowded)
+    return FaceTrack(np.array(found, dtype=np.bool_), vectors, num_crowded=num_crowded)
