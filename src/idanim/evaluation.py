@@ -160,7 +160,7 @@ def _strangers(config: Mapping[str, Any], engine: FaceEngine, shown: Collection[
     """People of `references=` or `data.shards=`, if any, to compare those with whom a manifest names."""
     if config["references"] is None and config["data"]["shards"] is None:
         return []
-    everybody = _people(config | {"num_identities": 1}, engine, config["data"]["shards"], None)
+    everybody = _people(dict(config) | {"num_identities": 1}, engine, config["data"]["shards"], None)
     return [replace(person, is_stranger=True) for person in everybody if person.identity not in shown]
 
 
@@ -326,14 +326,14 @@ def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
     table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
     groups = [
         [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]
-        for system, by_group in all_groups(result).items()
-        for group, figures in by_group.items()
+        for system, figures_by_group in all_groups(result).items()
+        for group, figures in figures_by_group.items()
         for metric, figure in figures.items()
     ]
-    columns = ["system", "group", "metric", "mean", "low", "high", "n"]
     captions = {row["video"]: f"{row['system']}: {row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
     # Evenly from the whole grid, so that every system and many people are among them.
     names = list(captions)[:: max(1, -(-len(captions) // LOGGED_VIDEOS))]
     videos = [wandb.Video(str(folder / name), caption=captions[name]) for name in names]
-    run.log({"scores": table, "groups": wandb.Table(columns=columns, data=groups), "videos": videos})
+    by_group = wandb.Table(columns=["system", "group", "metric", "mean", "low", "high", "n"], data=groups)
+    run.log({"scores": table, "groups": by_group, "videos": videos})
     run.finish()
