@@ -54,7 +54,7 @@ echo "── 3/3 evaluate: a grid of people × prompts, generated and scored"
 echo
 echo "dataset     $SHARDS/report.html"
 echo "adapter     $OUTPUT/train/adapter.safetensors, loss curve $OUTPUT/train/curves.png"
-echo "evaluation  $OUTPUT/evaluation/report.md, pictures $OUTPUT/evaluation/grid.png, videos $OUTPUT/evaluation/videos/"
+echo "evaluation  $OUTPUT/evaluation/report.html, report.md, videos $OUTPUT/evaluation/videos/"
 
 if [ -n "${VIDEOS:-}" ]; then
     echo

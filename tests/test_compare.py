@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from browser import complaints, open_page, start_browser
 from PIL import Image
 
-from idanim.compare import comparison_table, main, read_comparison
+from idanim.compare import comparison_table, main, read_comparison, write_comparison
 from idanim.types import IdanimError
 
 
@@ -84,6 +85,9 @@ def test_program_prints_and_writes(sweep, monkeypatch, capsys, tmp_path):
     assert content["jobs"][3]["metrics"]["face_similarity"] == figure(0.25, 0.1, 0.4)
     assert set(content["incomplete"]) == {"dead", "empty", "nan", "torn"}
     assert np.array(Image.open(sweep / "comparison.png")).std() > 5
+    page = (sweep / "comparison.html").read_text()
+    assert "<td>0.3 [0.2, 0.4]</td>" in page
+    assert "left out: dead: no metrics.json" in page
     assert [p.name for p in tmp_path.iterdir()] == ["my sweep"]
 
 
@@ -110,3 +114,18 @@ def test_nothing_to_compare_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="there is no such folder"):
         main()
     assert not (tmp_path / "typo").exists()
+
+
+def test_page_opens_and_sorts_in_a_browser(sweep):
+    write_comparison(sweep, read_comparison(sweep))
+    browser = start_browser()
+    try:
+        open_page(browser, sweep / "comparison.html")
+        for _ in range(2):
+            browser.find_element("xpath", "//th[starts-with(., 'loss')]").click()
+        losses = [row.text.split()[2] for row in browser.find_elements("css selector", "#jobs tbody tr")]
+        assert losses == ["0.3", "0.4", "0.5", "0.6"]
+        assert browser.execute_script("return document.images[0].naturalWidth") > 100
+        assert complaints(browser) == []
+    finally:
+        browser.quit()

@@ -8,59 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
+from drawn_evaluation import SAMPLING, VIDEO, DrawingSampler, evaluate_grid, loader, run
 from drawn_people import draw_face, make_shards
 from toy_people import TOY_BACKBONE, take_photos, write_official_file
 
 from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
-from idanim.generation.sampler import SamplingSettings
 from idanim.metrics.videos import read_record
-from idanim.types import Face, GeneratedClip, IdanimError
+from idanim.types import IdanimError
 from idanim.video import encode_mp4
 
 ENTRY = Path(__file__).parents[1] / "evaluate.py"
-PEOPLE = (900, 901, *range(6))
-VIDEO = {"num_frames": 6, "height": 32, "width": 32, "fps": 8}
-SAMPLING = {"num_inference_steps": 4, "guidance_scale": 8.0, "negative_prompt": ""}
-
-
-class DrawnEngine:
-    """Finds the coloured square of a drawn person and gives the person's own vector, without noise."""
-
-    def __init__(self, name="drawn/1"):
-        self.name = name
-
-    def detect(self, rgb):
-        rows, columns = np.nonzero(np.abs(rgb.astype(int) - 128).max(axis=-1) > 25)
-        if len(rows) < 16:
-            return []
-        box = tuple(float(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        return [Face(box, np.zeros((5, 2), np.float32), 0.9)]
-
-    def embed(self, rgb, face):
-        left, top, right, bottom = (int(v) for v in face.box)
-        colour = np.median(rgb[top:bottom, left:right].reshape(-1, 3), axis=0)
-        colours = {person: np.random.default_rng(person).integers(0, 256, 3) for person in PEOPLE}
-        person = min(PEOPLE, key=lambda p: np.abs(colours[p] - colour).sum())
-        vector = np.random.default_rng(person).standard_normal(16).astype(np.float32)
-        return vector / np.linalg.norm(vector)
-
-
-class DrawingSampler:
-    """Shows its reference, shaking; grey without one. Fails after `budget` videos, as a killed run would."""
-
-    def __init__(self, budget=1000):
-        self.budget = budget
-        self.asked = []
-
-    def generate(self, references, prompt, seed, settings: SamplingSettings, identity=""):
-        if len(self.asked) == self.budget:
-            raise KeyboardInterrupt
-        self.asked.append((identity, prompt, seed, settings.num_inference_steps))
-        plain = np.full((settings.height, settings.width, 3), 128, np.uint8)
-        picture = references[0] if references else plain
-        frames = [np.roll(picture, seed + i % 2, axis=1) for i in range(settings.num_frames)]
-        return GeneratedClip(np.stack(frames), settings.fps, prompt, identity, seed)
 
 
 @pytest.fixture
@@ -68,22 +26,6 @@ def ckpt(tmp_path):
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(b"weights")
     return path
-
-
-def run(output, engine="drawn/1", **values):
-    config = restore("evaluate", {"choices": {"logger": "csv"}, "values": {"output": str(output), **values}})
-    config["faces"] = {"_target_": f"{__name__}.DrawnEngine", "name": engine}
-    return Run(config, Path(output), {"faces": "drawn", "logger": "csv"}, "abc123")
-
-
-def loader(sampler, shards):
-    trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING, "prompts": "toy"}, "data": {"shards": str(shards)}}
-    return lambda ckpt, overrides, device, scale, backbone, initial=False: (sampler, trained)
-
-
-def evaluate_grid(output, ckpt, shards, sampler, **values):
-    values = {"ckpt": str(ckpt), "prompts": ["a hat", "a beach"], **values}
-    return evaluate(run(output, **values), loader(sampler, shards))
 
 
 def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
@@ -294,11 +236,11 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     values = {"ckpt": str(ckpt), "prompts": ["a hat"], "num_identities": 1}
     config = restore("evaluate", {"choices": {"logger": "wandb"}, "values": {"output": str(tmp_path), **values}})
-    config["faces"] = {"_target_": f"{__name__}.DrawnEngine"}
+    config["faces"] = {"_target_": "drawn_evaluation.DrawnEngine"}
     evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(DrawingSampler(), shards))
     assert wandb.run is None
     media = sorted(p.suffix for p in (tmp_path / "out" / "wandb").rglob("files/media/**/*") if p.is_file())
-    assert media == [".json", ".mp4"]
+    assert media == [".json", ".json", ".mp4"]
 
 
 @pytest.mark.parametrize(

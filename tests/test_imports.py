@@ -40,6 +40,7 @@ ENTRY_POINTS = {
     "recipe",
     "reference_faces",
     "shard_people",
+    "systems",
     "weights",
 }
 

@@ -15,7 +15,7 @@ from torch import nn
 from idanim.config import build, replace_values, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
-from idanim.models.adapter_file import ProjectionKind, read_adapter_file
+from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import AtomicCheckpointIO, NoStoredConfigError, load_strictly, read_adapter
 from idanim.models.encoder import FaceEncoder
@@ -74,6 +74,7 @@ def load_sampler(
     scale: float | None = None,
     backbone: Mapping[str, Any] | None = None,
     initial: bool = False,
+    default_backbone: Mapping[str, Any] | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """Build the models that an adapter belongs to and load it.
 
@@ -88,6 +89,7 @@ def load_sampler(
         scale: λ of Eq. 1; None = as trained, `OFFICIAL_SCALE` where the file does not say.
         backbone: the config group's content; in place of a stored one if given.
         initial: take the weights that training started from, not the trained ones.
+        default_backbone: like `backbone`, for a file that names none only.
 
     Returns:
         The sampler and the configuration it was built from; `data.shards` is None for an adapter file of others.
@@ -99,14 +101,14 @@ def load_sampler(
     try:
         checkpoint = read_adapter(ckpt)
     except NoStoredConfigError as error:
-        if backbone is None:
+        given = copy.deepcopy(dict(backbone or default_backbone or {}))
+        if not given:
             raise IdanimError(
                 f"ckpt={str(ckpt)!r}: the file does not say which models its adapter belongs to; "
                 "name them: add for instance backbone=public, or backbone=toy"
             ) from error
         if initial:
             raise IdanimError(f"ckpt={str(ckpt)!r}: the file does not say what its training started from") from error
-        given = copy.deepcopy(dict(backbone))
         config = {"backbone": given, "encoder": {"model": given["image_encoder"]}, "data": {"shards": None}}
         replace_values(config, overrides)
         models = _build_around(ckpt, config)
@@ -138,11 +140,7 @@ def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> N
 
 def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     """The models of an adapter file that has no configuration stored."""
-    file = read_adapter_file(ckpt)  # before the large models are loaded
-    if file.projection is not ProjectionKind.RESAMPLER:
-        raise IdanimError(
-            f"{ckpt}: this adapter has a {file.projection}; only those with a resampler over CLIP tokens run"
-        )
+    file = _runnable(ckpt)  # before the large models are loaded
     encoder = build(config["encoder"]["model"])
     if file.feature_dim != encoder.feature_dim:
         raise IdanimError(
@@ -152,6 +150,30 @@ def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     backbone = build(config["backbone"]["model"])
     dim_head = config["backbone"]["resampler"]["dim_head"]
     return Models(backbone, encoder, FaceAdapter.of_file(file, backbone, OFFICIAL_SCALE, dim_head))
+
+
+def _runnable(ckpt: Path) -> AdapterFile:
+    """An adapter file of others, if it takes what the face encoder gives."""
+    file = read_adapter_file(ckpt)
+    if file.projection is not ProjectionKind.RESAMPLER:
+        takes = "ArcFace vectors of the face" if "FaceID" in file.projection else "one CLIP vector of the picture"
+        raise IdanimError(
+            f"{ckpt}: this adapter has a {file.projection}, which takes {takes}; "
+            "there is no encoder for it yet: only adapters with a resampler over CLIP tokens run"
+        )
+    return file
+
+
+def require_runnable(ckpt: Path) -> None:
+    """Refuse an adapter file that `load_sampler` could not run, without loading other models.
+
+    Raises:
+        IdanimError: damaged, no adapter, or one that takes other than CLIP tokens.
+    """
+    try:
+        read_adapter(ckpt)
+    except NoStoredConfigError:
+        _runnable(ckpt)
 
 
 def pick_device(name: str) -> str:

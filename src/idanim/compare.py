@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from idanim.config import Run, program
 from idanim.files import atomic_path, write_json
 from idanim.metrics.intervals import Interval
+from idanim.metrics.page import data_uri, write_page
 from idanim.metrics.report import number, span
 from idanim.metrics.table import Table
 from idanim.types import IdanimError
@@ -240,10 +241,18 @@ def _draw_panel(axes: Axes, metric: str, jobs: Sequence[Job]) -> None:
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write comparison.csv, comparison.json and comparison.png into a folder."""
+    """Write comparison.csv, comparison.json, comparison.png and comparison.html into a folder."""
     write_csv(folder / "comparison.csv", comparison)
     write_json(folder / "comparison.json", {"varied": comparison.varied, **asdict(comparison)})
     write_plot(folder / "comparison.png", comparison)
+    write_page(
+        folder / "comparison.html",
+        "comparison.html.j2",
+        title=f"Comparison of {folder.name}",
+        notes=[f"left out: {name}: {missing}" for name, missing in comparison.incomplete.items()],
+        jobs=comparison_table(comparison),
+        plot=data_uri((folder / "comparison.png").read_bytes(), "image/png"),
+    )
 
 
 @program("compare", positional="input")
@@ -254,7 +263,7 @@ def main(run: Run) -> None:
         output = Path(run.config["output"] or run.config["input"]).expanduser()
         print(comparison_table(comparison).text(shutil.get_terminal_size((160, 40)).columns))
         write_comparison(output, comparison)
-        print(f"\n{output}: comparison.csv, comparison.json, comparison.png")
+        print(f"\n{output}: comparison.html, comparison.csv, comparison.json, comparison.png")
     for name, missing in comparison.incomplete.items():
         print(f"left out: {name}: {missing}")
     if not comparison.jobs:

@@ -39,6 +39,7 @@ PATH_KEYS = (
     "people",
     "recipe",
     "videos",
+    "manifest",
     "weights",
     "data.shards",
     "data.latents",

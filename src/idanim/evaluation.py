@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,40 @@ from tqdm import tqdm
 from idanim.assembly import load_sampler, pick_device, sampling_settings
 from idanim.config import Run, build
 from idanim.faces.engine import FaceEngine
-from idanim.files import sha256, write_json, write_text
-from idanim.generation.sampler import Sampler, SamplingSettings
-from idanim.metrics.grid import NOBODY, Cell, grid
-from idanim.metrics.people import Person, people_from_photos
-from idanim.metrics.picture_grid import thumbnails, write_picture_grid
+from idanim.files import write_json, write_text
+from idanim.generation.sampler import Sampler
+from idanim.metrics.evaluation_page import write_evaluation_page
+from idanim.metrics.grid import NOBODY, grid
+from idanim.metrics.manifest import read_manifest
+from idanim.metrics.people import Person, people_from_photos, read_people
+from idanim.metrics.people_groups import by_people_group
+from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import group_table, summary_table, system_table
-from idanim.metrics.scoring import VideoScore, score_unreadable, score_video
+from idanim.metrics.report import all_groups, group_table, summary_table, system_table
+from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.summary import report
-from idanim.metrics.videos import VideoRecord, find_videos, is_made, read_record, write_video
+from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
+from idanim.metrics.videos import VideoRecord, find_videos, read_record
 from idanim.shard_people import people_from_shards
+from idanim.systems import (
+    ADAPTER,
+    NO_ADAPTER,
+    FilledGrid,
+    Loader,
+    System,
+    SystemLoader,
+    fill_grid,
+    identities_of,
+    parse_systems,
+    source_of,
+)
 from idanim.types import IdanimError, UInt8Array
-from idanim.video import UnreadableVideoError, read_frames
 
 SCHEMA_VERSION = 1
-ADAPTER, NO_ADAPTER, INIT = SYSTEMS = ("adapter", "no_adapter", "init")
 GRID_PROMPTS = 6
-GRID_FRAMES = 3
 LOGGED_VIDEOS = 32
+NAMED_PROBLEMS = 20
 
-Loader = Callable[..., tuple[Sampler, dict[str, Any]]]
 _log = logging.getLogger(__name__)
 
 
@@ -50,35 +64,47 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         IdanimError: something is missing or doesn't fit; the text says what to do.
     """
     config = run.config
-    if (config["ckpt"] is None) == (config["videos"] is None):
-        raise IdanimError("give either ckpt=<file> to generate and score, or videos=<folder> to score")
-    if config["ckpt"] is not None and not Path(config["ckpt"]).expanduser().is_file():
-        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
+    _require_one_source(config)
     engine: FaceEngine = build(config["faces"])
     if config["videos"] is not None:
         folder = Path(config["videos"]).expanduser()
-        videos = {path: read_record(path) for path in find_videos(folder)}
-        people = _people_of(videos, config, engine)
-        source: dict[str, Any] = {"videos": str(folder)}
+        filled, people, source = _made_elsewhere(folder, config, engine)
     else:
         folder = run.output / "videos"
-        videos, people, source = _generate(run, engine, folder, load)
-    result = _score(videos, folder, people, engine, config, run.output)
+        filled, people, source = _generate(run, engine, folder, load)
+    figures, scored = _score(filled, folder, people, engine, run)
     result = {
         "schema": SCHEMA_VERSION,
-        "summary": result.pop("summary"),
+        "summary": figures.pop("summary"),
         "face_engine": engine.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
         "source": source,
         "git_sha": run.git_sha,
-        **result,
+        **figures,
     }
     write_json(run.output / "metrics.json", result)
     _show(result, run.output)
+    references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
+    strips = {name: video.strip for name, video in scored.items() if video.strip is not None}
+    limit = config["report"]["max_embedded_mib"]
+    write_evaluation_page(run.output / "report.html", result, _notes(result), folder, references, strips, limit)
+    print(f"\n{run.output}: metrics.json, report.html, report.md, grid.png")
     _log_to_wandb(build(config["logger"], output=run.output), result, folder)
     return result
+
+
+def _require_one_source(config: Mapping[str, Any]) -> None:
+    if config["videos"] is None and config["manifest"] is not None:
+        raise IdanimError("manifest= lists videos: give videos=<folder>, too")
+    generates = config["ckpt"] is not None or config["systems"] is not None
+    if generates == (config["videos"] is not None):
+        raise IdanimError(
+            "give either ckpt=<file> (or systems=[<file>, …]) to generate and score, or videos=<folder> to score"
+        )
+    if config["ckpt"] is not None and not Path(config["ckpt"]).expanduser().is_file():
+        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
 
 
 # ------------------------------------------------------------------------------------------- people
@@ -105,14 +131,37 @@ def _people_from(people: Sequence[Person]) -> dict[str, list[str]]:
     }
 
 
-def _people_of(videos: Mapping[Path, VideoRecord], config: Mapping[str, Any], engine: FaceEngine) -> list[Person]:
-    """The people whom videos made elsewhere were asked to show."""
+def _made_elsewhere(
+    folder: Path, config: Mapping[str, Any], engine: FaceEngine
+) -> tuple[FilledGrid, list[Person], dict[str, Any]]:
+    """Videos of other systems, the people they show, and where they come from."""
+    source: dict[str, Any] = {"videos": str(folder)}
+    photos: dict[str, list[Path]] = {}
+    if config["manifest"] is None:
+        videos = {path: read_record(path) for path in find_videos(folder)}
+    else:
+        manifest = read_manifest(Path(config["manifest"]).expanduser(), folder)
+        videos, photos = manifest.videos, manifest.references
+        unlisted = len([path for path in find_videos(folder) if path not in videos])
+        source |= {"manifest": config["manifest"], "repeated_rows": manifest.num_repeated, "unlisted_videos": unlisted}
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
-    people = _people(config, engine, config["data"]["shards"], names or None)
+    if photos:
+        shown = read_people(photos, engine, None, config["scoring"]["reference_size_px"], "photos of the manifest")
+        people = shown + _strangers(config, engine, set(photos))
+    else:
+        people = _people(config, engine, config["data"]["shards"], names or None)
     missing = sorted(set(names) - {person.identity for person in people})
     if missing:
         raise IdanimError(f"no reference for {', '.join(missing)}, whom the videos were asked to show")
-    return people
+    return FilledGrid(videos), people, source
+
+
+def _strangers(config: Mapping[str, Any], engine: FaceEngine, shown: Collection[str]) -> list[Person]:
+    """People of `references=` or `data.shards=`, if any, to compare those with whom a manifest names."""
+    if config["references"] is None and config["data"]["shards"] is None:
+        return []
+    everybody = _people(dict(config) | {"num_identities": 1}, engine, config["data"]["shards"], None)
+    return [replace(person, is_stranger=True) for person in everybody if person.identity not in shown]
 
 
 # --------------------------------------------------------------------------------------- generation
@@ -120,108 +169,92 @@ def _people_of(videos: Mapping[Path, VideoRecord], config: Mapping[str, Any], en
 
 def _generate(
     run: Run, engine: FaceEngine, folder: Path, load: Loader
-) -> tuple[dict[Path, VideoRecord], list[Person], dict[str, Any]]:
+) -> tuple[FilledGrid, list[Person], dict[str, Any]]:
     """Generate what is missing of the grid.
 
     Returns:
-        All videos of the grid, the people, and what made the videos.
+        The grid, the people, and what made the videos.
     """
     config = run.config
-    ckpt = Path(config["ckpt"]).expanduser()
-    unknown = sorted(set(config["systems"]) - set(SYSTEMS))
-    if unknown or not config["systems"]:
-        raise IdanimError(f"systems={config['systems']}: expected some of {', '.join(SYSTEMS)}")
-    options = (config["model"], pick_device(config["device"]), config["scale"], config["backbone"])
-    sampler, trained = load(ckpt, *options)
+    ckpt = None if config["ckpt"] is None else Path(config["ckpt"]).expanduser()
+    systems = parse_systems(config["systems"] or [ADAPTER], ckpt)
+    device = pick_device(config["device"])
+    loader = SystemLoader(load, (config["model"], device, config["scale"], config["backbone"]))
+    main = systems[0]
+    _, trained = loader(main)
     settings = sampling_settings(trained, **config["sampling"])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
-    source = {"checkpoint": sha256(ckpt), "scale": config["scale"], "model": config["model"]}
-    if config["backbone"] is not None:
-        source["backbone"] = config["backbone"]
-    shown = [person.identity for person in people if not person.is_stranger]
-    videos: dict[Path, VideoRecord] = {}
-    for system in sorted(config["systems"], key=lambda name: name == INIT):
-        if system == INIT:  # the last one: it takes the place of the trained weights
-            sampler, _ = load(ckpt, *options, initial=True)
-        cells = grid(system, [NOBODY] if system == NO_ADAPTER else shown, prompts, config["seeds"])
-        videos |= fill_grid(cells, people, folder, sampler, settings, source)
-    return videos, people, source | {"ckpt": str(ckpt), "sampling": asdict(settings)}
+    filled = FilledGrid()
+    for system in systems:
+        own = system.is_named and system != main and config["backbone"] is None
+        backbone = trained["backbone"] if own else None  # for a file that does not say its own
+        cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
+        sampler = functools.partial(_sampler_of, loader, system, backbone)
+        filled |= fill_grid(cells, people, folder, sampler, settings, source_of(system, config, backbone))
+    files = {system.name: str(system.ckpt) for system in systems}
+    source = source_of(main, config) | {"ckpt": str(main.ckpt), "systems": files, "sampling": asdict(settings)}
+    return filled, people, source
 
 
-def fill_grid(
-    cells: Sequence[Cell],
-    people: Sequence[Person],
-    folder: Path,
-    sampler: Sampler,
-    settings: SamplingSettings,
-    source: Mapping[str, Any],
-) -> dict[Path, VideoRecord]:
-    """Generate the cells whose video is not there yet, or was made from something else.
-
-    Args:
-        cells: the grid.
-        people: everybody in it.
-        folder: of the videos.
-        sampler: generates.
-        settings: of the sampler.
-        source: what else decides the pixels, for the record of each video.
-
-    Returns:
-        Path of each cell's mp4 and what it was made from, in the order of the cells.
-    """
-    by_name = {person.identity: person for person in people}
-    videos, done = {}, 0
-    for cell in tqdm(cells, desc=f"generate {cells[0].system}", unit="video"):
-        person = by_name.get(cell.identity)
-        made_with = dict(source) | {"sampling": asdict(settings), "references": person.digest if person else None}
-        record = VideoRecord(cell.prompt.text, cell.identity, cell.seed, cell.system, cell.prompt.group, made_with)
-        path = folder / cell.path
-        if is_made(path, record):
-            done += 1
-        else:
-            pictures = person.pictures if person else ()
-            clip = sampler.generate(pictures, cell.prompt.text, cell.seed, settings, cell.identity)
-            write_video(path, clip, record)
-        videos[path] = record
-    if done:
-        _log.info("%d of %d videos were there already", done, len(cells))
-    return videos
+def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any] | None) -> Sampler:
+    return loader(system, backbone)[0]
 
 
 # ------------------------------------------------------------------------------------------- scoring
 
 
 def _score(
-    videos: Mapping[Path, VideoRecord],
-    folder: Path,
-    people: Sequence[Person],
-    engine: FaceEngine,
-    config: Mapping[str, Any],
-    output: Path,
-) -> dict[str, Any]:
-    """Score all videos and draw the picture grid; returns the figures for `metrics.json`."""
+    filled: FilledGrid, folder: Path, people: Sequence[Person], engine: FaceEngine, run: Run
+) -> tuple[dict[str, Any], dict[str, ScoredVideo]]:
+    """Score all videos and draw the picture grid.
+
+    Returns:
+        The figures for `metrics.json`, and what is known of each video by its name.
+    """
+    scoring = run.config["scoring"]
     by_name = {person.identity: person for person in people}
-    columns = _grid_columns(list(videos.values()))
-    tiles: dict[tuple[str, str], list[UInt8Array]] = {}
-    scores: list[VideoScore] = []
-    for path, record in tqdm(videos.items(), desc="score", unit="video"):
+
+    def score_frames(name: str, record: VideoRecord, frames: UInt8Array) -> list[VideoScore]:
+        return score_video(name, record, frames, by_name, engine, scoring["num_frames"])
+
+    settings = {"face_engine": engine.name, "num_frames": scoring["num_frames"]}
+    scorer = VideoScorer(people, score_frames, settings, run.output / "scores")
+    scored: dict[str, ScoredVideo] = {}
+    for path, record in tqdm(filled.videos.items(), desc="score", unit="video"):
         name = path.relative_to(folder).as_posix()
-        try:
-            frames = read_frames(path)
-        except UnreadableVideoError as error:
-            scores += score_unreadable(name, record, by_name, str(error))
-            continue
-        scores += score_video(name, record, frames, by_name, engine, config["scoring"]["num_frames"])
-        place = (record.identity, record.prompt)
-        if record.prompt in columns and record.identity != NOBODY and place not in tiles:
-            tiles[place] = thumbnails(frames, GRID_FRAMES)
-    references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
-    write_picture_grid(output / "grid.png", references, columns, tiles)
+        scored[name] = scorer.score(name, path, record, filled.failures.get(path))
+    if scorer.num_stored:
+        _log.info("%d of %d videos were scored already", scorer.num_stored, len(scored))
+    require_readable(folder, scored)
+    _draw_grid(run.output / "grid.png", filled, people, scored)
+    scores = [score for video in scored.values() for score in video.scores]
     clips = {person.identity: person.clips for person in people}
-    systems = {record.system for record in videos.values()}
-    main_system = ADAPTER if ADAPTER in systems else min(systems)
-    return report(scores, clips, main_system, config["scoring"]["seed"])
+    names = list(dict.fromkeys(record.system for record in filled.videos.values()))
+    main_system = ADAPTER if ADAPTER in names else _first_system(run.config, names)
+    result = report(scores, clips, main_system, scoring["seed"])
+    for row in result["videos"]:
+        row["people_group"] = by_name[row["identity"]].group
+        row["remarks"] = scored[row["video"]].remarks
+    result["people_groups"] = by_people_group(scores, {p.identity: p.group for p in people}, scoring["seed"])
+    return result | {"remarks": remark_counts(list(scored.values()))}, scored
+
+
+def _first_system(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The system whose figures have plain names where none is "adapter": the first that was generated as asked for."""
+    shown = [name for name in names if name != NO_ADAPTER]
+    return shown[0] if config["videos"] is None and shown else min(names)
+
+
+def _draw_grid(path: Path, filled: FilledGrid, people: Sequence[Person], scored: Mapping[str, ScoredVideo]) -> None:
+    columns = _grid_columns(list(filled.videos.values()))
+    tiles: dict[tuple[str, str], list[UInt8Array]] = {}
+    for video, record in zip(scored.values(), filled.videos.values(), strict=True):
+        place = (record.identity, record.prompt)
+        if record.prompt in columns and record.identity != NOBODY and video.strip and place not in tiles:
+            tiles[place] = video.tiles
+    references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
+    write_picture_grid(path, references, columns, tiles)
 
 
 def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
@@ -239,14 +272,14 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
 def _show(result: Mapping[str, Any], output: Path) -> None:
     """Print the tables and write them, and every figure with its interval, to `report.md`."""
     tables = [system_table(result["summary"], list(result["groups"]))]
-    if any(len(by_group) > 1 for by_group in result["groups"].values()):
-        tables.append(group_table(result["groups"]))
+    groups = all_groups(result)
+    if any(len(by_group) > 1 for by_group in groups.values()):
+        tables.append(group_table(groups))
     notes = _notes(result)
     width = shutil.get_terminal_size((160, 40)).columns
     print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))
     tables.append(summary_table(result["summary"]))
     write_text(output / "report.md", "\n\n".join(["# Evaluation", *(t.markdown() for t in tables), *notes]) + "\n")
-    print(f"\n{output}: metrics.json, report.md, grid.png")
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
@@ -266,24 +299,41 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("No person has two real faces made with this engine: no ceiling, no normalised figure.")
     elif result["real_pairs"] == "same clip":
         notes.append("Real pairs are frames of one clip, so the ceiling is too high: nobody has two clips.")
-    unreadable = sorted({video["problem"] for video in result["videos"] if video["problem"]})
-    if unreadable:
-        notes.append(f"Unreadable, scored as showing nobody: {'; '.join(unreadable)}")
+    if result["remarks"]:
+        counted = ", ".join(f"{kind} {count}" for kind, count in result["remarks"].items())
+        notes.append(f"Videos with a remark: {counted}; the report names them.")
+    problems = sorted({f"{video['video']}: {video['problem']}" for video in result["videos"] if video["problem"]})
+    if problems:
+        more = f"; and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
+        notes.append(f"Unreadable or missing, scored as showing nobody: {'; '.join(problems[:NAMED_PROBLEMS])}{more}")
+    source = result["source"]
+    if source.get("repeated_rows") or source.get("unlisted_videos"):
+        notes.append(
+            f"Rows of the manifest that repeat another and count once: {source['repeated_rows']}; "
+            f"videos in the folder that it does not list and that are not scored: {source['unlisted_videos']}."
+        )
     return notes
 
 
 def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
-    """Summary, table of scores and some videos; nothing without a logger."""
+    """Summary, tables of scores and of groups, and some videos; nothing without a logger."""
     if logger is None:
         return
-    rows = result["videos"]
     run = logger.experiment
     for name, figure in result["summary"].items():
         run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})
+    rows = [row | {"remarks": "; ".join(row["remarks"])} for row in result["videos"]]
     table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    captions = {row["video"]: f"{row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
-    videos = [
-        wandb.Video(str(folder / name), caption=caption) for name, caption in list(captions.items())[:LOGGED_VIDEOS]
+    groups = [
+        [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]
+        for system, figures_by_group in all_groups(result).items()
+        for group, figures in figures_by_group.items()
+        for metric, figure in figures.items()
     ]
-    run.log({"scores": table, "videos": videos})
+    captions = {row["video"]: f"{row['system']}: {row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
+    # Evenly from the whole grid, so that every system and many people are among them.
+    names = list(captions)[:: max(1, -(-len(captions) // LOGGED_VIDEOS))]
+    videos = [wandb.Video(str(folder / name), caption=captions[name]) for name in names]
+    by_group = wandb.Table(columns=["system", "group", "metric", "mean", "low", "high", "n"], data=groups)
+    run.log({"scores": table, "groups": by_group, "videos": videos})
     run.finish()

@@ -90,9 +90,16 @@ def to_uint8(pixels: Tensor) -> UInt8Array:
 
     Returns:
         [..., H, W, 3] uint8 array on the CPU.
+
+    Raises:
+        UnusableVideoError: "not_a_number" where a value is NaN, which no pixel can show.
     """
     if not pixels.is_floating_point() or pixels.ndim < 3 or pixels.shape[-3] != 3:
         raise ValueError(f"expected float [..., 3, H, W], got {pixels.dtype} {tuple(pixels.shape)}")
+    num_nan = int(pixels.isnan().sum())
+    if num_nan:
+        text = f"{num_nan} of {pixels.numel()} pixel values are not numbers; a type of higher precision may help"
+        raise UnusableVideoError("not_a_number", text, num_nan, 0)
     levels = pixels.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
     return np.ascontiguousarray(levels.movedim(-3, -1).cpu().numpy())
 

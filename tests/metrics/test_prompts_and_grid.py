@@ -31,6 +31,17 @@ def test_shipped_prompts_cover_the_axes_of_the_paper():
     assert len({p.text for p in prompts}) == len(prompts)
 
 
+def test_the_benchmark_suite_tries_every_axis_equally():
+    prompts = load_prompts("benchmark")
+    groups = [p.group for p in prompts]
+    assert {group: groups.count(group) for group in groups} == dict.fromkeys(
+        ("hair", "clothing", "background", "action", "age", "gender"), 8
+    )
+    assert len({p.text for p in prompts}) == 48
+    assert len({Cell("a", "b", p, 0).path for p in prompts}) == 48
+    assert not {p.text for p in prompts} & {p.text for p in load_prompts("default")}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -50,10 +61,12 @@ def test_binary_and_missing_files_are_named(tmp_path):
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(IdanimError, match="not a UTF-8 text file"):
         load_prompts(str(tmp_path / "p.txt"))
-    with pytest.raises(IdanimError, match="shipped: default"):
+    with pytest.raises(IdanimError, match="shipped: benchmark, default"):
         load_prompts("defaults")
     with pytest.raises(IdanimError, match="no prompt"):
         load_prompts([" "])
+    with pytest.raises(IdanimError, match="an empty prompt among"):
+        load_prompts(["a", " "])
 
 
 def test_grid_has_every_combination_once_at_its_own_place():

@@ -60,6 +60,7 @@ def test_videos_of_other_systems_need_only_prompt_and_identity(tmp_path):
         ("{", "can't be read as JSON"),
         ("[]", "expected an object"),
         ('{"schema": 9, "prompt": "a", "identity": "b"}', "schema 1"),
+        ('{"prompt": " ", "identity": "b"}', "the prompt is empty"),
         ('{"prompt": "a"}', r"missing fields \['identity'\]"),
         (
             '{"prompt": "a", "identity": 3, "colour": 1}',

@@ -19,10 +19,12 @@ class FaceTrack:
         found: [F] bool, whether a face was detected in the frame.
         embeddings: [K, D] float32 of unit length, the largest face of each of the K frames with a face,
             in the order of the frames.
+        num_crowded: frames with more than one face.
     """
 
     found: npt.NDArray[np.bool_]
     embeddings: FloatArray
+    num_crowded: int = 0
 
     def __post_init__(self) -> None:
         if int(self.found.sum()) != len(self.embeddings):
@@ -48,11 +50,12 @@ def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> Fac
         frames: [F, H, W, 3] uint8 RGB.
         num_sampled: how many frames are looked at (see `sampled_frames`).
     """
-    found, embeddings = [], []
+    found, embeddings, num_crowded = [], [], 0
     for index in sampled_frames(len(frames), num_sampled):
         faces = engine.detect(frames[index])
         found.append(bool(faces))
+        num_crowded += len(faces) > 1
         if faces:
             embeddings.append(engine.embed(frames[index], faces[0]))
     vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
-    return FaceTrack(np.array(found, dtype=np.bool_), vectors)
+    return FaceTrack(np.array(found, dtype=np.bool_), vectors, num_crowded=num_crowded)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from idanim.faces.engine import FaceEngine
 from idanim.pictures import decode_picture
 from idanim.types import FloatArray, IdanimError, UInt8Array
 
+_log = logging.getLogger(__name__)
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -28,6 +30,7 @@ class Person:
         clips: real faces of the person by clip or photo, each [K, D] float32; the references are among them.
         origin: where they come from, for the report: "val split of …", "train split of …" or "photos in …".
         is_stranger: no video is made of them; they are only there to compare with.
+        group: what the person counts to in the report, for instance "celebrity"; "" for none.
     """
 
     identity: str
@@ -36,6 +39,7 @@ class Person:
     clips: tuple[FloatArray, ...]
     origin: str
     is_stranger: bool = False
+    group: str = ""
 
     @property
     def digest(self) -> str:
@@ -57,8 +61,9 @@ def people_from_photos(
 ) -> list[Person]:
     """People from a folder of photos named `<person>__<anything>.<ending>`, by name.
 
-    The first photos of a person, by file name, are the references; all of them are real faces for ceiling and
-    floor. In a photo of several people the largest face is the person.
+    Photos may lie in folders below it, whose names are then the people's groups (`celebrity/ann__1.jpg`). The first
+    photos of a person, by file name, are the references; all of them are real faces for ceiling and floor. In a
+    photo of several people the largest face is the person.
 
     Args:
         folder: of the photos.
@@ -70,35 +75,76 @@ def people_from_photos(
         size_px: side of the face crops.
 
     Raises:
-        IdanimError: no such folder, no photo in it, or photos in which no face is found; the text names them.
+        IdanimError: no such folder, no photo in it, somebody in two groups, or photos in which no face is found; the
+            text names them.
+    """
+    photos, groups = find_photos(folder)
+    wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
+    strangers = sorted(photos.keys() - set(wanted))[:num_strangers]
+    chosen = {name: photos[name] for name in [*wanted, *strangers]}
+    people = read_people(chosen, engine, num_references, size_px, f"photos in {folder}", set(strangers))
+    return [replace(person, group=groups[person.identity]) for person in people]
+
+
+def find_photos(folder: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Photos of each person, and the group of each: the name of the folder below, or "".
+
+    Raises:
+        IdanimError: no such folder, no photo in it, or somebody in two groups.
     """
     if not folder.is_dir():
         raise IdanimError(f"references={str(folder)!r}: there is no such folder")
     photos: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            photos.setdefault(person_of(path), []).append(path)
+    groups: dict[str, str] = {}
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        if path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and not path.name.startswith("."):
+            name, group = person_of(path), "" if path.parent == folder else path.parent.name
+            photos.setdefault(name, []).append(path)
+            if groups.setdefault(name, group) != group:
+                raise IdanimError(
+                    f"references={str(folder)!r}: photos of {name} lie in two groups, "
+                    f"{groups[name] or 'the folder itself'} and {group}"
+                )
     if not photos:
         raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
-    wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
-    strangers = sorted(photos.keys() - set(wanted))[:num_strangers]
+    return photos, groups
+
+
+def read_people(
+    photos: Mapping[str, Sequence[Path]],
+    engine: FaceEngine,
+    num_references: int | None,
+    size_px: int,
+    origin: str,
+    strangers: Collection[str] = (),
+) -> list[Person]:
+    """People from the photos of each.
+
+    Args:
+        photos: by name.
+        engine: finds and embeds faces.
+        num_references: the first so many photos are the references; None for all.
+        size_px: side of the face crops.
+        origin: where the photos come from, in words.
+        strangers: names of those of whom no video is made.
+
+    Raises:
+        IdanimError: a photo is none, or no face is found in it; the text names all of those.
+    """
     people = []
     faceless: list[str] = []
-    for name in [*wanted, *strangers]:
-        faces = {path: largest_face(path, engine, size_px) for path in photos[name]}
+    for name, paths in photos.items():
+        faces = {path: largest_face(path, engine, size_px) for path in paths}
         faceless += [path.name for path, face in faces.items() if face is None]
         found = [face for face in faces.values() if face is not None]
         if found:
             vectors = np.stack([vector for _, vector in found]).astype(np.float32)
             pictures = tuple(crop for crop, _ in found[:num_references])
             clips = tuple(vector[None] for vector in vectors)
-            people.append(
-                Person(name, pictures, vectors[: len(pictures)], clips, f"photos in {folder}", name in strangers)
-            )
+            people.append(Person(name, pictures, vectors[: len(pictures)], clips, origin, name in strangers))
     if faceless:
         raise IdanimError(
-            f"references={str(folder)!r}: {engine.name} finds no face in {', '.join(faceless)}; "
-            "use other photos, or take these away"
+            f"{origin}: {engine.name} finds no face in {', '.join(faceless)}; use other photos, or take these away"
         )
     return people
 
@@ -126,6 +172,8 @@ def largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Arr
     faces = engine.detect(rgb)
     if not faces:
         return None
+    if len(faces) > 1:
+        _log.warning("%s: %d faces, the largest is taken", path, len(faces))
     return aligned_crop(rgb, faces[0].landmarks, size_px), engine.embed(rgb, faces[0])
 
 

@@ -47,7 +47,10 @@ def load_prompts(source: str | Iterable[str]) -> list[Prompt]:
         prompts = _read(path)
         where = str(path)
     else:
-        prompts = [Prompt(text.strip()) for text in source if text.strip()]
+        texts = [text.strip() for text in source]
+        if any(texts) and not all(texts):
+            raise IdanimError(f"prompts={texts}: an empty prompt among others")
+        prompts = [Prompt(text) for text in texts if text]
         where = "prompts=[…]"
     if not prompts:
         raise IdanimError(f"{where}: no prompt in it; write one prompt a line")

@@ -55,20 +55,65 @@ def system_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str
     return Table(header, rows)
 
 
+REAL = ("real_pair_similarity", "different_person_similarity")
+"""Figures of real people, which belong to no system."""
+
+
+def ranking_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str]) -> Table:
+    """Every figure of every system with its interval, best face similarity first; then ceiling and floor.
+
+    Args:
+        summary: of `metrics.json`.
+        systems: the first has plain names in the summary.
+    """
+    prefixes = [f"{system}/" for system in systems[1:]]
+    names = [name for name in summary if name not in REAL and not name.startswith(tuple(prefixes))]
+
+    def similarity(row: tuple[str, dict[str, Any]]) -> float:
+        mean = row[1]["face_similarity"]["mean"]
+        return -1.0 if mean is None else mean
+
+    rows = []
+    for system, prefix in zip(systems, ["", *prefixes], strict=True):
+        rows.append((system, {name: summary[prefix + name] for name in names if prefix + name in summary}))
+    rows.sort(key=similarity, reverse=True)
+    for label, name in zip(("ceiling: real pairs", "floor: strangers"), REAL, strict=True):
+        rows.append((label, {"face_similarity": summary[name]} if name in summary else {}))
+    cells = [(label, *(with_span(figures.get(name)) for name in names)) for label, figures in rows]
+    return Table(("system", *names), cells)
+
+
+def all_groups(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """System → group of prompts, or "people: <group>" → metric → figure, of the content of `metrics.json`."""
+    people = result.get("people_groups", {})
+    return {
+        system: dict(groups) | {f"people: {name}": figures for name, figures in people.get(system, {}).items()}
+        for system, groups in result["groups"].items()
+    }
+
+
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """Means by system and prompt group: one row a pair."""
+    """Means by system and group, of prompts or people: one row a pair."""
     metrics = ("face_similarity", "face_detection_rate", "motion")
     rows = [
         (system, group, *(number(figures[metric]["mean"]) for metric in metrics))
         for system, by_group in groups.items()
         for group, figures in by_group.items()
     ]
-    return Table(("system", "prompts", *metrics), rows, num_fixed=2)
+    return Table(("system", "group", *metrics), rows, num_fixed=2)
 
 
 def number(value: float | None) -> str:
     """Three significant digits; "–" for None."""
     return "–" if value is None else f"{value:.3g}"
+
+
+def with_span(figure: Mapping[str, Any] | None) -> str:
+    """A mean with its interval, if there is one."""
+    if figure is None or figure["mean"] is None:
+        return "–"
+    text = number(figure["mean"])
+    return text if figure["low"] is None else f"{text} {span(figure['low'], figure['high'])}"
 
 
 def span(low: float | None, high: float | None) -> str:

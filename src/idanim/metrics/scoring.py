@@ -40,6 +40,7 @@ class VideoScore:
         seed: of the initial noise.
         num_frames: frames looked at.
         num_faces: frames in which a face was found.
+        num_crowded_frames: frames looked at with more than one face, of which the largest counts.
         problem: why the video could not be read; its similarity and detection rate are then 0.
 
     The other fields are the metrics of the same names; None where they are not defined.
@@ -61,6 +62,7 @@ class VideoScore:
     face_detection_rate: float
     motion: float | None
     problem: str | None = None
+    num_crowded_frames: int = 0
 
 
 def score_video(
@@ -85,6 +87,7 @@ def score_video(
     alone: dict[str, Any] = {
         "num_frames": len(track.found),
         "num_faces": int(track.found.sum()),
+        "num_crowded_frames": track.num_crowded,
         "face_detection_rate": face_detection_rate(track),
         "motion": motion(frames),
     }

@@ -59,7 +59,8 @@ def read_record(path: Path) -> VideoRecord:
     """Read the json beside the mp4 at `path`.
 
     Raises:
-        IdanimError: it is missing, not JSON, or a field is missing, unknown or of the wrong kind.
+        IdanimError: it is missing, not JSON, a field is missing, unknown or of the wrong kind, or the prompt is
+            empty.
     """
     file = path.with_suffix(".json")
     try:
@@ -71,6 +72,8 @@ def read_record(path: Path) -> VideoRecord:
     if not isinstance(raw, dict) or raw.pop("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise IdanimError(f"{file}: expected an object of schema {SCHEMA_VERSION}")
     _check(raw, file)
+    if not raw["prompt"].strip():
+        raise IdanimError(f"{file}: the prompt is empty")
     return VideoRecord(**raw)
 
 

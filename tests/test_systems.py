@@ -1,0 +1,136 @@
+"""Which systems an evaluation compares, and the bad input of their files."""
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from toy_people import ADAPTER as TOY_ADAPTER
+from toy_people import take_photos, write_official_file
+
+from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, restore
+from idanim.evaluation import evaluate
+from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
+from idanim.models.fake_weights import filled
+from idanim.systems import System, SystemLoader, parse_systems
+from idanim.types import IdanimError
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The toy adapter as one of our runs, as an official file and in the layout of IP-Adapter-Plus-Face."""
+    ours = tmp_path / "runs" / "first" / "adapter.safetensors"
+    ours.parent.mkdir(parents=True)
+    ours.symlink_to(TOY_ADAPTER)
+    plus = tmp_path / "plus-face.safetensors"
+    write_ip_adapter(plus, read_adapter_file(TOY_ADAPTER).state)
+    return {"ours": ours, "official": write_official_file(tmp_path / "animator.ckpt"), "plus": plus}
+
+
+def test_names_of_systems(files):
+    own, official, plus = files["ours"], files["official"], files["plus"]
+    systems = parse_systems(["init", str(plus), "no_adapter", f"theirs={official}", "adapter"], own)
+    assert [(system.name, system.ckpt, system.is_named) for system in systems] == [
+        ("no_adapter", own, False),
+        ("adapter", own, False),
+        ("init", own, False),
+        ("plus-face", plus, True),
+        ("theirs", official, True),
+    ]
+    assert [system.shows_nobody for system in systems] == [True, False, False, False, False]
+    assert [system.is_initial for system in systems] == [False, False, True, False, False]
+    mapped = parse_systems({"no_adapter": None, "theirs": str(official)}, None)
+    assert mapped == [System("no_adapter", official), System("theirs", official, is_named=True)]
+
+
+def test_our_runs_go_by_the_name_of_their_folder(files):
+    assert [system.name for system in parse_systems([str(files["ours"])], None)] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("systems", "message"),
+    [
+        ([], "expected some of adapter, no_adapter, init"),
+        (["initial"], "initial: expected some of adapter, no_adapter, init, or an adapter file that is there"),
+        (["adapter"], r"systems=adapter: give ckpt=<file>"),
+        (["no_adapter"], r"systems=no_adapter: give ckpt=<file>"),
+        (["a=nowhere.bin"], "a: 'nowhere.bin': there is no such file"),
+        (["a/b={plus}"], "has a slash in it"),
+        (["init={plus}"], "is taken"),
+        (["{plus}", "plus-face={official}"], "plus-face is there twice; tell files apart"),
+    ],
+)
+def test_mistakes_are_named(files, systems, message):
+    texts = [text.format(**files) for text in systems]
+    with pytest.raises(IdanimError, match=message):
+        parse_systems(texts, None)
+
+
+def test_an_adapter_on_face_vectors_is_refused_before_anything_is_generated(tmp_path, files):
+    state = filled(face_id_state(), torch.float32, seed=0)
+    path = tmp_path / "faceid.safetensors"
+    write_ip_adapter(path, state)
+    with pytest.raises(IdanimError, match=r"FaceID projection, which takes ArcFace vectors.*no encoder for it yet"):
+        parse_systems(["adapter", str(path)], files["ours"])
+
+
+def face_id_state():
+    with torch.device("meta"):
+        return {
+            "image_proj_model.proj.0.weight": torch.empty(8, 16),
+            "image_proj_model.proj.0.bias": torch.empty(8),
+            "image_proj_model.proj.2.weight": torch.empty(12, 8),
+            "image_proj_model.proj.2.bias": torch.empty(12),
+            "image_proj_model.norm.weight": torch.empty(6),
+            "image_proj_model.norm.bias": torch.empty(6),
+            "adapter_modules.1.to_k_face.weight": torch.empty(4, 6),
+            "adapter_modules.1.to_v_face.weight": torch.empty(4, 6),
+        }
+
+
+def test_models_are_loaded_once_and_one_at_a_time(tmp_path):
+    loads = []
+
+    def load(ckpt, *options, **more):
+        loads.append((ckpt.name, options, more))
+        return object(), {}
+
+    loader = SystemLoader(load, (1, 2))
+    own, other = tmp_path / "own", tmp_path / "other"
+    same = loader(System("adapter", own))
+    assert loader(System("no_adapter", own)) is same
+    loader(System("init", own))
+    loader(System("x", other, is_named=True), {"model": 1})
+    assert loads == [
+        ("own", (1, 2), {}),
+        ("own", (1, 2), {"initial": True}),
+        ("other", (1, 2), {"default_backbone": {"model": 1}}),
+    ]
+
+
+def test_adapters_of_others_run_in_the_same_grid(tmp_path, files):
+    """Three files of the same weights draw the same videos; the backbone of the first serves those without one."""
+    take_photos(tmp_path / "photos", ["ada.png", "bob.png"])
+    small = {"num_frames": 2, "num_inference_steps": 2}
+    systems = {"no_adapter": None, "adapter": None, "plus": str(files["plus"]), "official": str(files["official"])}
+    values = {"ckpt": str(files["ours"]), "references": str(tmp_path / "photos"), "prompts": ["a person"]}
+    values |= {"sampling": small, "systems": systems, "num_identities": 1, "scale": 0.8}
+    config = restore("evaluate", {"choices": {"logger": "csv", "faces": "toy"}, "values": values})
+    result = evaluate(Run(config, tmp_path / "out", {}, "abc"))
+    assert list(result["groups"]) == ["adapter", "no_adapter", "official", "plus"]
+    videos = tmp_path / "out" / "videos"
+    content = {name: next((videos / name).rglob("*.mp4")).read_bytes() for name in systems}
+    assert content["adapter"] == content["plus"] == content["official"]
+    assert content["adapter"] != content["no_adapter"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:video/mp4") == 4
+    assert result["source"]["systems"]["plus"] == str(files["plus"])
+
+
+@pytest.mark.parametrize("text", ["[no_adapter,{0}]", "[plus-face={0}]", "{{no_adapter: null, plus-face: {0}}}"])
+def test_systems_on_the_command_line(files, text):
+    arguments = plain_arguments([f"systems={text.format(files['plus'])}"])
+    check_overrides("evaluate", arguments)
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("evaluate", overrides=arguments), resolve=False)
+    systems = parse_systems(config["systems"], files["ours"])
+    assert (systems[-1].name, systems[-1].ckpt) == ("plus-face", files["plus"])
