@@ -41,6 +41,7 @@ PATH_KEYS = (
     "data.shards",
     "data.latents",
     "faces.root",
+    "scoring.clip",
 )
 TEXT_KEYS = (*PATH_KEYS, "prompt", "faces.pack", "sampling.negative_prompt", "captions.text")
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""

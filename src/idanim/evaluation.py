@@ -24,6 +24,7 @@ from idanim.metrics.prompts import Prompt, load_prompts
 from idanim.metrics.report import group_table, summary_table, system_table
 from idanim.metrics.scoring import VideoScore, score_unreadable, score_video
 from idanim.metrics.summary import report
+from idanim.metrics.text_alignment import ClipScorer
 from idanim.metrics.videos import VideoRecord, find_videos, is_made, read_record, write_video
 from idanim.shard_people import people_from_shards
 from idanim.types import IdanimError, UInt8Array
@@ -63,11 +64,14 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     else:
         folder = run.output / "videos"
         videos, people, source = _generate(run, engine, folder, load)
-    result = _score(videos, folder, people, engine, config, run.output)
+    path = config["scoring"]["clip"]
+    clip = None if path is None else ClipScorer.from_pretrained(path, pick_device(config["device"]))
+    result = _score(videos, folder, people, engine, clip, config, run.output)
     result = {
         "schema": SCHEMA_VERSION,
         "summary": result.pop("summary"),
         "face_engine": engine.name,
+        "text_model": None if clip is None else clip.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
@@ -197,6 +201,7 @@ def _score(
     folder: Path,
     people: Sequence[Person],
     engine: FaceEngine,
+    clip: ClipScorer | None,
     config: Mapping[str, Any],
     output: Path,
 ) -> dict[str, Any]:
@@ -212,7 +217,7 @@ def _score(
         except UnreadableVideoError as error:
             scores += score_unreadable(name, record, by_name, str(error))
             continue
-        scores += score_video(name, record, frames, by_name, engine, config["scoring"]["num_frames"])
+        scores += score_video(name, record, frames, by_name, engine, config["scoring"]["num_frames"], clip)
         place = (record.identity, record.prompt)
         if record.prompt in columns and record.identity != NOBODY and place not in tiles:
             tiles[place] = thumbnails(frames, GRID_FRAMES)

@@ -8,25 +8,29 @@ import numpy as np
 import numpy.typing as npt
 
 from idanim.faces.engine import FaceEngine
-from idanim.types import FloatArray, UInt8Array
+from idanim.types import Face, FloatArray, UInt8Array
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """Who was seen in the sampled frames of one video.
+    """Who was seen in the sampled frames of one video, and where.
 
     Attributes:
         found: [F] bool, whether a face was detected in the frame.
         embeddings: [K, D] float32 of unit length, the largest face of each of the K frames with a face,
             in the order of the frames.
+        faces: those K faces, in pixels of the frame; empty where only their vectors are known.
     """
 
     found: npt.NDArray[np.bool_]
     embeddings: FloatArray
+    faces: tuple[Face, ...] = ()
 
     def __post_init__(self) -> None:
         if int(self.found.sum()) != len(self.embeddings):
             raise ValueError(f"{int(self.found.sum())} frames with a face, but {len(self.embeddings)} vectors")
+        if self.faces and len(self.faces) != len(self.embeddings):
+            raise ValueError(f"{len(self.faces)} faces, but {len(self.embeddings)} vectors")
 
 
 def sampled_frames(num_frames: int, num_sampled: int) -> npt.NDArray[np.int64]:
@@ -48,11 +52,11 @@ def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> Fac
         frames: [F, H, W, 3] uint8 RGB.
         num_sampled: how many frames are looked at (see `sampled_frames`).
     """
-    found, embeddings = [], []
-    for index in sampled_frames(len(frames), num_sampled):
-        faces = engine.detect(frames[index])
-        found.append(bool(faces))
-        if faces:
-            embeddings.append(engine.embed(frames[index], faces[0]))
+    pictures = [frames[index] for index in sampled_frames(len(frames), num_sampled)]
+    detected = [engine.detect(picture) for picture in pictures]
+    found = np.array([bool(faces) for faces in detected], dtype=np.bool_)
+    faces = tuple(faces[0] for faces in detected if faces)
+    seen = [picture for picture, is_found in zip(pictures, found, strict=True) if is_found]
+    embeddings = [engine.embed(picture, face) for picture, face in zip(seen, faces, strict=True)]
     vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
-    return FaceTrack(np.array(found, dtype=np.bool_), vectors)
+    return FaceTrack(found, vectors, faces)

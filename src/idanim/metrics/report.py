@@ -16,7 +16,16 @@ MEANING = {
     "chance_similarity": "= face_similarity to other people's references: chance",
     "real_pair_similarity": "= real faces of one person: the ceiling",
     "different_person_similarity": "= real faces of different people: the floor",
+    "copy_paste": "= nearer to the reference (1) or to other pictures of the person (-1)",
+    "pose_similarity": "= cosine between where video and reference look",
+    "background_similarity": "= colours around the face as around the reference's (1)",
+    "identity_drift": "0 best, change of face_similarity from the first frame to the last",
     "motion": "= optical flow, in frame diagonals a frame",
+    "face_motion": "= the same inside the face's box",
+    "background_motion": "= the same outside of it",
+    "temporal_consistency": "↑ cosine of the faces of neighbouring frames, without a face 0",
+    "text_alignment": "↑ 100 × CLIP cosine of frames and prompt",
+    "frame_consistency": "↑ CLIP cosine of neighbouring frames",
 }
 """Summary name → what it says; ↑ higher is better, = for comparison."""
 
