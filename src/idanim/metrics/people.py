@@ -81,14 +81,7 @@ def people_from_photos(
     Raises:
         IdanimError: no such folder, no photo in it, or photos in which no face is found; the text names them.
     """
-    if not folder.is_dir():
-        raise IdanimError(f"references={str(folder)!r}: there is no such folder")
-    photos: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            photos.setdefault(person_of(path), []).append(path)
-    if not photos:
-        raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
+    photos = photos_by_person(folder, "references")
     wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
     strangers = sorted(photos.keys() - set(wanted))[:num_strangers]
     people = []
@@ -110,6 +103,27 @@ def people_from_photos(
             "use other photos, or take these away"
         )
     return people
+
+
+def photos_by_person(folder: Path, key: str) -> dict[str, list[Path]]:
+    """Photos of a folder by the person in their names, both in the order of the names.
+
+    Args:
+        folder: of the photos.
+        key: what the user calls the folder, for the error.
+
+    Raises:
+        IdanimError: no such folder, or no photo in it.
+    """
+    if not folder.is_dir():
+        raise IdanimError(f"{key}={str(folder)!r}: there is no such folder")
+    photos: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            photos.setdefault(person_of(path), []).append(path)
+    if not photos:
+        raise IdanimError(f"{key}={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
+    return photos
 
 
 def person_of(photo: Path) -> str:
