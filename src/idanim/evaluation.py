@@ -18,10 +18,10 @@ from idanim.faces.engine import FaceEngine
 from idanim.files import sha256, write_json, write_text
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.grid import NOBODY, Cell, grid
-from idanim.metrics.people import Person, people_from_photos
+from idanim.metrics.people import Person, people_from_photos, with_views
 from idanim.metrics.picture_grid import thumbnails, write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import group_table, summary_table, system_table
+from idanim.metrics.report import difference_table, group_table, summary_table, system_table
 from idanim.metrics.scoring import VideoScore, score_unreadable, score_video
 from idanim.metrics.summary import report
 from idanim.metrics.text_alignment import ClipScorer
@@ -206,7 +206,7 @@ def _score(
     output: Path,
 ) -> dict[str, Any]:
     """Score all videos and draw the picture grid; returns the figures for `metrics.json`."""
-    by_name = {person.identity: person for person in people}
+    by_name = {person.identity: with_views(person, engine) for person in people}
     columns = _grid_columns(list(videos.values()))
     tiles: dict[tuple[str, str], list[UInt8Array]] = {}
     scores: list[VideoScore] = []
@@ -244,6 +244,8 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
 def _show(result: Mapping[str, Any], output: Path) -> None:
     """Print the tables and write them, and every figure with its interval, to `report.md`."""
     tables = [system_table(result["summary"], list(result["groups"]))]
+    if result["differences"]:
+        tables.append(difference_table(result["differences"]))
     if any(len(by_group) > 1 for by_group in result["groups"].values()):
         tables.append(group_table(result["groups"]))
     notes = _notes(result)

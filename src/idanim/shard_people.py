@@ -12,7 +12,7 @@ import numpy as np
 from idanim.data.sample import ClipMeta, parse_meta
 from idanim.data.shards import ShardIndex, find_shards
 from idanim.faces.engine import FaceEngine
-from idanim.metrics.people import Person, embed_crop, views_of
+from idanim.metrics.people import Person, embed_crop
 from idanim.pictures import decode_picture
 from idanim.types import FloatArray, IdanimError, UInt8Array
 
@@ -67,8 +67,7 @@ def people_from_shards(
         person = _person(name, clips[name], origins[name], engine, num_references) if room[is_stranger] else None
         if person is not None:
             room[is_stranger] -= 1
-            views = () if is_stranger else views_of(engine, person.pictures)
-            people.append(replace(person, is_stranger=is_stranger, views=views))
+            people.append(replace(person, is_stranger=is_stranger))
     if all(person.is_stranger for person in people):
         raise IdanimError(f"data.shards={location!r}: nobody has a face to refer to, people wanted: {len(wanted)}")
     return people

@@ -94,7 +94,7 @@ def test_program_lists_files_without_a_face(tmp_path, monkeypatch, capsys):
     [
         ((), "usage: python -m idanim.faces verify"),
         (("verify", "/nowhere", "faces=toy"), "there is no such folder"),
-        (("verify", "{empty}", "faces=toy"), "no photo in it"),
+        (("verify", "{empty}", "faces=toy"), "0 pairs of one person"),
     ],
 )
 def test_mistakes_are_named(tmp_path, monkeypatch, arguments, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from idanim.faces.align import aligned_crop
-from idanim.metrics.people import Person, views_of
+from idanim.metrics.people import Person, with_views
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.videos import VideoRecord
 from idanim.toyworld.faces import ToyFaceEngine
@@ -35,7 +35,7 @@ class World:
             self.engine.embed(frames[0], face)[None] for frames, face in zip((first, second), faces, strict=True)
         ]
         crop = aligned_crop(first[0], faces[0].landmarks, SIZE_PX)
-        return Person(name, (crop,), vectors[0], tuple(vectors), "toy", views=views_of(self.engine, [crop]))
+        return with_views(Person(name, (crop,), vectors[0], tuple(vectors), "toy"), self.engine)
 
     def score(self, case: int, frames: np.ndarray) -> VideoScore:
         (score,) = score_video("v", VideoRecord("a person", str(case)), frames, self.people, self.engine, NUM_FRAMES)

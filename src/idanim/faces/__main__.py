@@ -12,7 +12,7 @@ from pathlib import Path
 from idanim.config import Run, build, program
 from idanim.faces.engine import FaceEngine
 from idanim.faces.verification import report_lines, verify
-from idanim.metrics.people import photos_by_person
+from idanim.metrics.people import PICTURE_ENDINGS, person_of
 from idanim.pictures import decode_picture
 from idanim.types import IdanimError
 
@@ -21,19 +21,20 @@ from idanim.types import IdanimError
 def verify_folder(run: Run) -> None:
     """Verify the people of a folder and print what was found."""
     folder = Path(run.config["input"]).expanduser()
-    photos = photos_by_person(folder, "input")
+    if not folder.is_dir():
+        raise IdanimError(f"input={str(folder)!r}: there is no such folder")
+    photos = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS]
     engine: FaceEngine = build(run.config["faces"])
     vectors, people = [], []
     odd: dict[str, list[str]] = {"no face": [], "several faces": []}
-    for person, paths in photos.items():
-        for path in paths:
-            rgb = decode_picture(path.read_bytes(), str(path))
-            faces = engine.detect(rgb)
-            if len(faces) == 1:
-                vectors.append(engine.embed(rgb, faces[0]))
-                people.append(person)
-            else:
-                odd["several faces" if faces else "no face"].append(path.name)
+    for path in photos:
+        rgb = decode_picture(path.read_bytes(), str(path))
+        faces = engine.detect(rgb)
+        if len(faces) == 1:
+            vectors.append(engine.embed(rgb, faces[0]))
+            people.append(person_of(path))
+        else:
+            odd["several faces" if faces else "no face"].append(path.name)
     try:
         result = verify(vectors, people)
     except ValueError as error:

@@ -27,7 +27,8 @@ def flow_lengths(frames: UInt8Array) -> Iterator[FloatArray]:
         no_guess = np.zeros((*a.shape, 2), np.float32)
         # pyramid scale, levels, window, iterations, neighbourhood and its sigma: OpenCV's own example
         flow = cv2.calcOpticalFlowFarneback(a, b, no_guess, 0.5, 3, 15, 3, 5, 1.2, 0)
-        yield cv2.magnitude(flow[..., 0], flow[..., 1])
+        # Not cv2.magnitude, whose last bits depend on where the array lies in memory.
+        yield np.sqrt(np.square(flow).sum(axis=-1))
 
 
 def flow_magnitudes(frames: UInt8Array) -> npt.NDArray[np.float64]:

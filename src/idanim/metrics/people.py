@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class Person:
         clips: real faces of the person by clip or photo, each [K, D] float32; the references are among them.
         origin: where they come from, for the report: "val split of …", "train split of …" or "photos in …".
         is_stranger: no video is made of them; they are only there to compare with.
-        views: pose and surroundings in those pictures in which the engine finds the face.
+        views: pose and surroundings in those pictures, see `with_views`.
     """
 
     identity: str
@@ -81,7 +81,14 @@ def people_from_photos(
     Raises:
         IdanimError: no such folder, no photo in it, or photos in which no face is found; the text names them.
     """
-    photos = photos_by_person(folder, "references")
+    if not folder.is_dir():
+        raise IdanimError(f"references={str(folder)!r}: there is no such folder")
+    photos: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            photos.setdefault(person_of(path), []).append(path)
+    if not photos:
+        raise IdanimError(f"references={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
     wanted = sorted(photos.keys() & set(names)) if names is not None else sorted(photos)[:num_people]
     strangers = sorted(photos.keys() - set(wanted))[:num_strangers]
     people = []
@@ -94,36 +101,15 @@ def people_from_photos(
             vectors = np.stack([vector for _, vector in found]).astype(np.float32)
             pictures = tuple(crop for crop, _ in found[:num_references])
             clips = tuple(vector[None] for vector in vectors)
-            is_stranger, origin = name in strangers, f"photos in {folder}"
-            views = () if is_stranger else views_of(engine, pictures)
-            people.append(Person(name, pictures, vectors[: len(pictures)], clips, origin, is_stranger, views))
+            people.append(
+                Person(name, pictures, vectors[: len(pictures)], clips, f"photos in {folder}", name in strangers)
+            )
     if faceless:
         raise IdanimError(
             f"references={str(folder)!r}: {engine.name} finds no face in {', '.join(faceless)}; "
             "use other photos, or take these away"
         )
     return people
-
-
-def photos_by_person(folder: Path, key: str) -> dict[str, list[Path]]:
-    """Photos of a folder by the person in their names, both in the order of the names.
-
-    Args:
-        folder: of the photos.
-        key: what the user calls the folder, for the error.
-
-    Raises:
-        IdanimError: no such folder, or no photo in it.
-    """
-    if not folder.is_dir():
-        raise IdanimError(f"{key}={str(folder)!r}: there is no such folder")
-    photos: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            photos.setdefault(person_of(path), []).append(path)
-    if not photos:
-        raise IdanimError(f"{key}={str(folder)!r}: no photo in it ({', '.join(PICTURE_ENDINGS)})")
-    return photos
 
 
 def person_of(photo: Path) -> str:
@@ -176,13 +162,13 @@ def face_in_crop(engine: FaceEngine, crop: UInt8Array) -> tuple[UInt8Array, Face
     return None
 
 
-def views_of(engine: FaceEngine, crops: Collection[UInt8Array]) -> tuple[View, ...]:
-    """Pose and surroundings in face crops; those in which no face is found are left out."""
+def with_views(person: Person, engine: FaceEngine) -> Person:
+    """The person with pose and surroundings of their pictures; those in which no face is found have none."""
     views = []
-    for crop in crops:
+    for crop in person.pictures:
         found = face_in_crop(engine, crop)
         if found is not None:
             _, face, (x, y) = found
             box = (face.box[0] - x, face.box[1] - y, face.box[2] - x, face.box[3] - y)
             views.append(view(crop, box, face.landmarks))
-    return tuple(views)
+    return replace(person, views=tuple(views))

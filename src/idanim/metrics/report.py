@@ -64,6 +64,22 @@ def system_table(summary: Mapping[str, Mapping[str, Any]], systems: Sequence[str
     return Table(header, rows)
 
 
+def difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
+    """Paired differences between systems: one row a pair of systems and a figure."""
+    rows = [
+        (
+            f"{row['system']} − {row['minus']}",
+            row["metric"],
+            number(row["mean"]),
+            span(row["low"], row["high"]),
+            number(row["p"]),
+            str(row["n"]),
+        )
+        for row in differences
+    ]
+    return Table(("paired difference", "metric", "mean", "95 % interval", "p", "people"), rows, num_fixed=2)
+
+
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """Means by system and prompt group: one row a pair."""
     metrics = ("face_similarity", "face_detection_rate", "motion")
