@@ -21,9 +21,17 @@ from idanim.metrics.grid import NOBODY, Cell, grid
 from idanim.metrics.people import Person, people_from_photos, with_views
 from idanim.metrics.picture_grid import thumbnails, write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import difference_table, group_table, summary_table, system_table
+from idanim.metrics.protocols import EvaluationProtocol, Judges
+from idanim.metrics.report import (
+    difference_table,
+    group_table,
+    protocol_notes,
+    protocol_table,
+    summary_table,
+    system_table,
+)
 from idanim.metrics.scoring import VideoScore, score_unreadable, score_video
-from idanim.metrics.summary import report
+from idanim.metrics.summary import protocol_section, report
 from idanim.metrics.text_alignment import ClipScorer
 from idanim.metrics.videos import VideoRecord, find_videos, is_made, read_record, write_video
 from idanim.shard_people import people_from_shards
@@ -66,7 +74,8 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         videos, people, source = _generate(run, engine, folder, load)
     path = config["scoring"]["clip"]
     clip = None if path is None else ClipScorer.from_pretrained(path, pick_device(config["device"]))
-    result = _score(videos, folder, people, engine, clip, config, run.output)
+    protocol: EvaluationProtocol = build(config["protocol"])
+    result = _score(videos, folder, people, Judges(engine, clip), protocol, config, run.output)
     result = {
         "schema": SCHEMA_VERSION,
         "summary": result.pop("summary"),
@@ -200,13 +209,13 @@ def _score(
     videos: Mapping[Path, VideoRecord],
     folder: Path,
     people: Sequence[Person],
-    engine: FaceEngine,
-    clip: ClipScorer | None,
+    judges: Judges,
+    protocol: EvaluationProtocol,
     config: Mapping[str, Any],
     output: Path,
 ) -> dict[str, Any]:
     """Score all videos and draw the picture grid; returns the figures for `metrics.json`."""
-    by_name = {person.identity: with_views(person, engine) for person in people}
+    by_name = {person.identity: with_views(person, judges.engine) for person in people}
     columns = _grid_columns(list(videos.values()))
     tiles: dict[tuple[str, str], list[UInt8Array]] = {}
     scores: list[VideoScore] = []
@@ -217,7 +226,7 @@ def _score(
         except UnreadableVideoError as error:
             scores += score_unreadable(name, record, by_name, str(error))
             continue
-        scores += score_video(name, record, frames, by_name, engine, config["scoring"]["num_frames"], clip)
+        scores += score_video(name, record, frames, by_name, judges, config["scoring"]["num_frames"], protocol)
         place = (record.identity, record.prompt)
         if record.prompt in columns and record.identity != NOBODY and place not in tiles:
             tiles[place] = thumbnails(frames, GRID_FRAMES)
@@ -226,7 +235,7 @@ def _score(
     clips = {person.identity: person.clips for person in people}
     systems = {record.system for record in videos.values()}
     main_system = ADAPTER if ADAPTER in systems else min(systems)
-    return report(scores, clips, main_system, config["scoring"]["seed"])
+    return report(scores, clips, main_system, config["scoring"]["seed"]) | protocol_section(protocol, scores)
 
 
 def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
@@ -249,6 +258,9 @@ def _show(result: Mapping[str, Any], output: Path) -> None:
     if any(len(by_group) > 1 for by_group in result["groups"].values()):
         tables.append(group_table(result["groups"]))
     notes = _notes(result)
+    if result["protocol"]["figures"]:
+        tables.append(protocol_table(result["protocol"]))
+        notes += protocol_notes(result["protocol"])
     width = shutil.get_terminal_size((160, 40)).columns
     print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))
     tables.append(summary_table(result["summary"]))

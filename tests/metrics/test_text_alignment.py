@@ -4,31 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from tiny_clip import write_tiny_clip
+from transformers import CLIPModel, CLIPTokenizer
 
 from idanim.metrics.text_alignment import ClipScorer, text_alignment
 from idanim.types import IdanimError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-WORDS = ["a", "person", "wearing", "red", "hat", "on", "the", "beach"]
-
-
-def write_tiny_clip(folder, side=32):
-    """A CLIP of random weights with a word for a token, as transformers stores it."""
-    torch.manual_seed(0)
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "!</w>": 2}
-    for word in WORDS:
-        for part in (*word[:-1], word[-1] + "</w>"):
-            vocabulary.setdefault(part, len(vocabulary))
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = CLIPTextConfig(
-        vocab_size=len(vocabulary), max_position_embeddings=24, bos_token_id=0, eos_token_id=1, pad_token_id=1, **size
-    )
-    vision = CLIPVisionConfig(image_size=side, patch_size=8, **size)
-    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12))
-    model.save_pretrained(folder)
-    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

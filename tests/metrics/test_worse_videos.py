@@ -7,6 +7,7 @@ import pytest
 
 from idanim.faces.align import aligned_crop
 from idanim.metrics.people import Person, with_views
+from idanim.metrics.protocols import Judges
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.videos import VideoRecord
 from idanim.toyworld.faces import ToyFaceEngine
@@ -38,7 +39,9 @@ class World:
         return with_views(Person(name, (crop,), vectors[0], tuple(vectors), "toy"), self.engine)
 
     def score(self, case: int, frames: np.ndarray) -> VideoScore:
-        (score,) = score_video("v", VideoRecord("a person", str(case)), frames, self.people, self.engine, NUM_FRAMES)
+        (score,) = score_video(
+            "v", VideoRecord("a person", str(case)), frames, self.people, Judges(self.engine), NUM_FRAMES
+        )
         return score
 
 

@@ -80,6 +80,22 @@ def difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
     return Table(("paired difference", "metric", "mean", "95 % interval", "p", "people"), rows, num_fixed=2)
 
 
+def protocol_table(protocol: Mapping[str, Any]) -> Table:
+    """Figures by another benchmark's definitions: one row a system; "–" where a model is missing."""
+    figures = protocol["figures"]
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    rows = [(system, *(number(row[name]["mean"]) for name in names)) for system, row in figures.items()]
+    return Table((f"by {protocol['name']}", *names), rows)
+
+
+def protocol_notes(protocol: Mapping[str, Any]) -> list[str]:
+    """What is wrong with those definitions, and what is not as there."""
+    return [
+        f"Figures by {protocol['name']}'s definitions have its flaws: {'; '.join(protocol['flaws'])}.",
+        f"Not as there: {'; '.join(protocol['departures'])}.",
+    ]
+
+
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """Means by system and prompt group: one row a pair."""
     metrics = ("face_similarity", "face_detection_rate", "motion")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from idanim.faces.engine import FaceEngine
 from idanim.metrics.consistency import consecutive_similarity, identity_drift, temporal_consistency
 from idanim.metrics.copying import View, background_similarity, copy_paste, pose_similarity, view
 from idanim.metrics.face_track import FaceTrack, sampled_frames, track_faces
@@ -19,6 +18,7 @@ from idanim.metrics.identity import (
 )
 from idanim.metrics.motion import motion_by_region
 from idanim.metrics.people import Person
+from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges
 from idanim.metrics.text_alignment import ClipScorer, text_alignment
 from idanim.metrics.videos import VideoRecord
 from idanim.types import UInt8Array
@@ -61,6 +61,7 @@ class VideoScore:
         num_frames: frames looked at.
         num_faces: frames in which a face was found.
         problem: why the video could not be read; its similarity and detection rate are then 0.
+        protocol: figures by another benchmark's definitions, see `idanim.metrics.protocols`.
 
     The other fields are the metrics of the same names; None where they are not defined.
     """
@@ -90,6 +91,7 @@ class VideoScore:
     text_alignment: float | None = None
     frame_consistency: float | None = None
     problem: str | None = None
+    protocol: dict[str, float | None] = field(default_factory=dict)
 
 
 def score_video(
@@ -97,9 +99,9 @@ def score_video(
     record: VideoRecord,
     frames: UInt8Array,
     people: Mapping[str, Person],
-    engine: FaceEngine,
+    judges: Judges,
     num_sampled: int,
-    clip: ClipScorer | None = None,
+    protocol: EvaluationProtocol | None = None,
 ) -> list[VideoScore]:
     """Score one video against the person it was asked to show, or against everybody if that is nobody.
 
@@ -108,12 +110,12 @@ def score_video(
         record: what it was made from.
         frames: [F, H, W, 3] uint8 RGB.
         people: everybody in the evaluation, by name.
-        engine: finds and embeds faces.
+        judges: the models; without CLIP the scores that need it are None.
         num_sampled: how many frames are looked at for faces.
-        clip: compares frames with the prompt and with each other; without one those scores are None.
+        protocol: another benchmark's definitions, to be scored by, too.
     """
     indices = sampled_frames(len(frames), num_sampled)
-    track = track_faces(engine, frames, num_sampled)
+    track = track_faces(judges.engine, frames, num_sampled)
     seen = indices[track.found]
     views = [view(frames[i], face.box, face.landmarks) for i, face in zip(seen, track.faces, strict=True)]
     motion = motion_by_region(frames, {int(i): face.box for i, face in zip(seen, track.faces, strict=True)})
@@ -125,11 +127,23 @@ def score_video(
         "face_motion": motion.face,
         "background_motion": motion.background,
         "temporal_consistency": temporal_consistency(track),
-        **_by_clip(clip, frames[indices], record.prompt),
+        **_by_clip(judges.clip, frames[indices], record.prompt),
     }
+    targets = _targets(record, people)
+    theirs: dict[str, Figures] = {}
+    if protocol is not None:
+        references = {identity: people[identity].vectors[0] for identity in targets}
+        theirs = protocol.score(frames, record.prompt, references, judges)
     return [
-        VideoScore(video, identity=identity, **_made_from(record), **alone, **_against(track, views, identity, people))
-        for identity in _targets(record, people)
+        VideoScore(
+            video,
+            identity=identity,
+            **_made_from(record),
+            **alone,
+            **_against(track, views, identity, people),
+            protocol=theirs.get(identity, {}),
+        )
+        for identity in targets
     ]
 
 

@@ -53,6 +53,11 @@ class ClipScorer:
         weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         return cls(model, tokenizer, f"clip/{folder.resolve().name}-{sha256(weights[0])[:8]}")
 
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines by; 100 in OpenAI's."""
+        return float(self._model.logit_scale.exp())
+
     @torch.no_grad()
     def picture_features(self, frames: UInt8Array) -> FloatArray:
         """Features of pictures [F, H, W, 3] uint8 RGB: [F, D] float32 of unit length."""
