@@ -78,3 +78,15 @@ def test_box_may_reach_beyond_the_picture_or_fill_it(picture):
     assert whole.face == pytest.approx(whole.everywhere)
     assert whole.background is None
     assert motion_by_region(frames, {0: (-20.0, -20.0, -5.0, -5.0)}).face is None
+
+
+def test_large_pictures_are_measured_at_one_scale(picture):
+    """The same scene filmed at four times the size moves as much, face and surroundings alike."""
+    offsets = [0, 1, 2, 3]
+    small = shaken(cv2.resize(texture(288, 384), (192, 144)), offsets)
+    large = np.stack([cv2.resize(frame, (768, 576), interpolation=cv2.INTER_CUBIC) for frame in small])
+    box = (60.0, 40.0, 120.0, 100.0)
+    one, other = motion_by_region(small, {0: box}), motion_by_region(large, {0: tuple(4 * v for v in box)})
+    assert other.everywhere == pytest.approx(one.everywhere, rel=0.1)
+    assert other.face == pytest.approx(one.face, rel=0.15)
+    assert other.background == pytest.approx(one.background, rel=0.1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from idanim.faces.engine import FaceEngine
+from idanim.faces.engine import FaceEngine, detect_all, embed_all
 from idanim.types import Face, FloatArray, UInt8Array
 
 
@@ -45,7 +45,7 @@ def sampled_frames(num_frames: int, num_sampled: int) -> npt.NDArray[np.int64]:
 
 
 def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> FaceTrack:
-    """Detect and embed the largest face of each sampled frame.
+    """Detect and embed the largest face of each sampled frame, all frames of the video in one go.
 
     Args:
         engine: finds and embeds faces.
@@ -53,10 +53,8 @@ def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> Fac
         num_sampled: how many frames are looked at (see `sampled_frames`).
     """
     pictures = [frames[index] for index in sampled_frames(len(frames), num_sampled)]
-    detected = [engine.detect(picture) for picture in pictures]
+    detected = detect_all(engine, pictures)
     found = np.array([bool(faces) for faces in detected], dtype=np.bool_)
-    faces = tuple(faces[0] for faces in detected if faces)
+    largest = tuple(faces[0] for faces in detected if faces)
     seen = [picture for picture, is_found in zip(pictures, found, strict=True) if is_found]
-    embeddings = [engine.embed(picture, face) for picture, face in zip(seen, faces, strict=True)]
-    vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
-    return FaceTrack(found, vectors, faces)
+    return FaceTrack(found, embed_all(engine, seen, largest), largest)
