@@ -10,11 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo toy-data toy-weights ship-toy-weights test test-slow lint format types clean
+.PHONY: help setup demo toy-data toy-weights ship-toy-weights test test-slow bench-scoring lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
 	@echo "make lint | types             ruff | mypy"
@@ -52,6 +53,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench-scoring: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py
 
 lint: setup
 	$(BIN)/ruff check
