@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
@@ -27,7 +27,8 @@ class ClipScorer:
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, name: str) -> None:
         self._model = model.requires_grad_(False).eval()
         self._tokenizer = tokenizer
-        side = model.config.vision_config.image_size
+        side = model.vision_model.config.image_size
+        assert isinstance(side, int)  # CLIP's pictures are square
         # CLIP's own: shorter side to `side` (bicubic), centre crop, its mean and standard deviation.
         self._processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         self.name = name
@@ -46,7 +47,8 @@ class ClipScorer:
                 "instance openai/clip-vit-base-patch32, or leave it out: scoring.clip=null"
             )
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device)
+            model = CLIPModel.from_pretrained(folder, local_files_only=True)
+            nn.Module.to(model, device)  # transformers types its own `to` for no device
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise IdanimError(f"scoring.clip={str(path)!r}: can't be loaded as a CLIP model: {error}") from error
