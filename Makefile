@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
+.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
+	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
 	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
@@ -57,6 +58,10 @@ test-slow: setup
 
 bench-curation: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curation.py $(VIDEOS) --root $${FACES_ROOT:-~/.insightface} --pack $${FACES_PACK:-buffalo_l}
+
+bench-scoring: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py
+
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/curation/test_fuzz.py
 

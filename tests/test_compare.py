@@ -129,3 +129,17 @@ def test_page_opens_and_sorts_in_a_browser(sweep):
         assert complaints(browser) == []
     finally:
         browser.quit()
+
+
+def test_scores_of_different_face_engines_are_refused(tmp_path, monkeypatch):
+    for name, engine in (("a", "insightface/buffalo_l"), ("b", "opencv/yunet+sface"), ("c", None)):
+        job(tmp_path / name, [f"x={name}"], {"loss": 1.0}, evaluation={"face_similarity": figure(0.3)})
+        content = {"summary": {"face_similarity": figure(0.3)}} | ({"face_engine": engine} if engine else {})
+        (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(IdanimError, match=r"insightface/buffalo_l: a; opencv/yunet\+sface: b\. Score the videos again"):
+        read_comparison(tmp_path)
+    (tmp_path / "b" / "evaluation" / "metrics.json").unlink()
+    comparison = read_comparison(tmp_path)
+    assert [j.models for j in comparison.jobs] == [{"face_engine": "insightface/buffalo_l"}, {}, {}]
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path)])
+    main()

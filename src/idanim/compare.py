@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from idanim.types import IdanimError
 OVERRIDES = Path(".hydra", "overrides.yaml")
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation", "metrics.json")
+SCORING_MODELS = ("face_engine", "text_model")
+"""What `metrics.json` of an evaluation says of the models that its figures depend on."""
 DEFAULT = "(default)"
 """Shown for a job that does not set a value which other jobs set."""
 
@@ -44,11 +46,13 @@ class Job:
         name: its folder, relative to the compared one.
         overrides: what it was started with, key → text.
         metrics: figures by name; a plain number has no interval and n = 1.
+        models: what scored its videos, such as {"face_engine": "insightface/buffalo_l"}; {} where nothing was scored.
     """
 
     name: str
     overrides: dict[str, str]
     metrics: dict[str, Interval]
+    models: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def read_comparison(folder: Path) -> Comparison:
     """Read all jobs below a folder.
 
     Raises:
-        IdanimError: no such folder, or no job in it.
+        IdanimError: no such folder, no job in it, or scores made with different models.
     """
     if not folder.is_dir():
         raise IdanimError(f"input={str(folder)!r}: there is no such folder")
@@ -96,7 +100,23 @@ def read_comparison(folder: Path) -> Comparison:
             incomplete[name] = str(error)
     if not jobs and not incomplete:
         raise IdanimError(f"input={str(folder)!r}: no folder below it holds a job ({OVERRIDES})")
+    for kind in SCORING_MODELS:
+        _refuse_different(kind, jobs)
     return Comparison(jobs, incomplete)
+
+
+def _refuse_different(kind: str, jobs: Sequence[Job]) -> None:
+    """Scores of two face engines, packs or CLIP models are numbers on different scales."""
+    by_model: dict[str, list[str]] = {}
+    for job in jobs:
+        if kind in job.models:
+            by_model.setdefault(job.models[kind], []).append(job.name)
+    if len(by_model) > 1:
+        found = "; ".join(f"{model}: {', '.join(names)}" for model, names in by_model.items())
+        raise IdanimError(
+            f"scores made with different models don't compare. {kind}: {found}. Score the videos again with one of "
+            "them: python evaluate.py videos=<folder> output=<job>/evaluation"
+        )
 
 
 def _job_folders(folder: Path) -> Iterator[Path]:
@@ -124,10 +144,12 @@ def read_job(folder: Path, name: str) -> Job:
     if missing:
         unfinished = " (the job did not finish)" if str(METRICS) in missing else ""
         raise IdanimError(f"no {' and no '.join(missing)}{unfinished}")
-    metrics = _read_summary(folder / METRICS)
+    metrics, models = _read_metrics(folder / METRICS)
     if (folder / EVALUATION).is_file():
-        metrics |= {f"eval/{key}": figure for key, figure in _read_summary(folder / EVALUATION).items()}
-    return Job(name, _read_overrides(folder / OVERRIDES), metrics)
+        evaluation, scored_with = _read_metrics(folder / EVALUATION)
+        metrics |= {f"eval/{key}": figure for key, figure in evaluation.items()}
+        models |= scored_with
+    return Job(name, _read_overrides(folder / OVERRIDES), metrics, models)
 
 
 def _read_overrides(path: Path) -> dict[str, str]:
@@ -139,7 +161,8 @@ def _read_overrides(path: Path) -> dict[str, str]:
     return {key.lstrip("+~"): value.strip("\"'") for key, _, value in pairs}
 
 
-def _read_summary(path: Path) -> dict[str, Interval]:
+def _read_metrics(path: Path) -> tuple[dict[str, Interval], dict[str, str]]:
+    """The figures of a `metrics.json`, and the models that they were scored with."""
     where = path.parent.name + "/" + path.name if path.parent.name == EVALUATION.parent.name else path.name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +171,8 @@ def _read_summary(path: Path) -> dict[str, Interval]:
     summary = content.get("summary") if isinstance(content, dict) else None
     if not isinstance(summary, dict):
         raise IdanimError(f'{where} has no "summary"')
-    return {name: _figure(value, f"{where}: {name}") for name, value in summary.items()}
+    models = {kind: str(content[kind]) for kind in SCORING_MODELS if content.get(kind)}
+    return {name: _figure(value, f"{where}: {name}") for name, value in summary.items()}, models
 
 
 def _figure(value: Any, where: str) -> Interval:

@@ -46,6 +46,7 @@ PATH_KEYS = (
     "faces.root",
     "captions.model.path",
     "control.images",
+    "scoring.clip",
 )
 TEXT_KEYS = (
     *PATH_KEYS,

@@ -21,13 +21,23 @@ from idanim.generation.sampler import Sampler
 from idanim.metrics.evaluation_page import write_evaluation_page
 from idanim.metrics.grid import NOBODY, grid
 from idanim.metrics.manifest import read_manifest
-from idanim.metrics.people import Person, people_from_photos, read_people
+from idanim.metrics.people import Person, people_from_photos, read_people, with_views
 from idanim.metrics.people_groups import by_people_group
 from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.report import all_groups, group_table, summary_table, system_table
+from idanim.metrics.protocols import EvaluationProtocol, Judges
+from idanim.metrics.report import (
+    all_groups,
+    difference_table,
+    group_table,
+    protocol_notes,
+    protocol_table,
+    summary_table,
+    system_table,
+)
 from idanim.metrics.scoring import VideoScore, score_video
-from idanim.metrics.summary import report
+from idanim.metrics.summary import protocol_section, report
+from idanim.metrics.text_alignment import ClipScorer
 from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
 from idanim.shard_people import people_from_shards
@@ -72,11 +82,16 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     else:
         folder = run.output / "videos"
         filled, people, source = _generate(run, engine, folder, load)
-    figures, scored = _score(filled, folder, people, engine, run)
+    clip = None
+    if config["scoring"]["clip"] is not None:
+        clip = ClipScorer.from_pretrained(config["scoring"]["clip"], pick_device(config["device"]))
+    protocol: EvaluationProtocol = build(config["protocol"])
+    figures, scored = _score(filled, folder, people, Judges(engine, clip), protocol, run)
     result = {
         "schema": SCHEMA_VERSION,
         "summary": figures.pop("summary"),
         "face_engine": engine.name,
+        "text_model": None if clip is None else clip.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
@@ -205,7 +220,12 @@ def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any
 
 
 def _score(
-    filled: FilledGrid, folder: Path, people: Sequence[Person], engine: FaceEngine, run: Run
+    filled: FilledGrid,
+    folder: Path,
+    people: Sequence[Person],
+    judges: Judges,
+    protocol: EvaluationProtocol,
+    run: Run,
 ) -> tuple[dict[str, Any], dict[str, ScoredVideo]]:
     """Score all videos and draw the picture grid.
 
@@ -213,12 +233,17 @@ def _score(
         The figures for `metrics.json`, and what is known of each video by its name.
     """
     scoring = run.config["scoring"]
-    by_name = {person.identity: person for person in people}
+    by_name = {person.identity: with_views(person, judges.engine) for person in people}
 
     def score_frames(name: str, record: VideoRecord, frames: UInt8Array) -> list[VideoScore]:
-        return score_video(name, record, frames, by_name, engine, scoring["num_frames"])
+        return score_video(name, record, frames, by_name, judges, scoring["num_frames"], protocol)
 
-    settings = {"face_engine": engine.name, "num_frames": scoring["num_frames"]}
+    settings = {
+        "face_engine": judges.engine.name,
+        "text_model": None if judges.clip is None else judges.clip.name,
+        "protocol": run.config["protocol"],
+        "num_frames": scoring["num_frames"],
+    }
     scorer = VideoScorer(people, score_frames, settings, run.output / "scores")
     scored: dict[str, ScoredVideo] = {}
     for path, record in tqdm(filled.videos.items(), desc="score", unit="video"):
@@ -237,6 +262,7 @@ def _score(
         row["people_group"] = by_name[row["identity"]].group
         row["remarks"] = scored[row["video"]].remarks
     result["people_groups"] = by_people_group(scores, {p.identity: p.group for p in people}, scoring["seed"])
+    result |= protocol_section(protocol, scores)
     return result | {"remarks": remark_counts(list(scored.values()))}, scored
 
 
@@ -272,10 +298,14 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
 def _show(result: Mapping[str, Any], output: Path) -> None:
     """Print the tables and write them, and every figure with its interval, to `report.md`."""
     tables = [system_table(result["summary"], list(result["groups"]))]
+    if result["differences"]:
+        tables.append(difference_table(result["differences"]))
     groups = all_groups(result)
     if any(len(by_group) > 1 for by_group in groups.values()):
         tables.append(group_table(groups))
     notes = _notes(result)
+    if result["protocol"]["figures"]:
+        tables.append(protocol_table(result["protocol"]))
     width = shutil.get_terminal_size((160, 40)).columns
     print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))
     tables.append(summary_table(result["summary"]))
@@ -306,6 +336,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if problems:
         more = f"; and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
         notes.append(f"Unreadable or missing, scored as showing nobody: {'; '.join(problems[:NAMED_PROBLEMS])}{more}")
+    if result["protocol"]["figures"]:
+        notes += protocol_notes(result["protocol"])
     source = result["source"]
     if source.get("repeated_rows") or source.get("unlisted_videos"):
         notes.append(
@@ -322,7 +354,9 @@ def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
     run = logger.experiment
     for name, figure in result["summary"].items():
         run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})
-    rows = [row | {"remarks": "; ".join(row["remarks"])} for row in result["videos"]]
+    rows = [row | {"remarks": "; ".join(row["remarks"])} | row["protocol"] for row in result["videos"]]
+    for row in rows:
+        del row["protocol"]
     table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
     groups = [
         [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]

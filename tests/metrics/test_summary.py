@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from idanim.metrics.intervals import Interval, bootstrap_interval
-from idanim.metrics.report import summary_table
+from idanim.metrics.report import difference_table, summary_table
 from idanim.metrics.scoring import VideoScore
 from idanim.metrics.summary import normalise, per_identity, report, summarise_real
 
@@ -114,3 +115,21 @@ def test_table_folds_and_aligns():
     folded = table.text(60)
     assert folded.count("face_detection_rate") >= 2
     assert "| metric | mean |" in table.markdown()
+
+
+def test_systems_are_compared_on_the_part_of_the_grid_that_both_have():
+    other = [
+        score("c0", "a", 0.1, group="hair", system="init"),
+        score("c1", "b", 0.1, group="hair", system="init"),
+    ]
+    own = [replace(s, prompt="a hat") for s in (SCORES[0], SCORES[2])]
+    extra = replace(score("z", "a", -1.0), prompt="only here")
+    scores = [*own, extra, *(replace(s, prompt="a hat") for s in other)]
+    rows = {row["metric"]: row for row in report(scores, PEOPLE, "adapter")["differences"]}
+    found = rows["face_similarity"]
+    assert (found["system"], found["minus"], found["n"]) == ("adapter", "init", 2)
+    assert found["mean"] == pytest.approx(((0.6 - 0.1) + (0.2 - 0.1)) / 2)
+    assert found["p"] == 0.5  # two people can't show more
+    assert "copy_paste" not in rows  # nobody has a value
+    assert report(SCORES, PEOPLE, "adapter")["differences"] == []
+    assert "adapter − init" in difference_table(report(scores, PEOPLE, "adapter")["differences"]).text()

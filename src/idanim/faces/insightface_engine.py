@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,19 @@ class InsightFaceEngine:
             faces.append(Face((left, top, right, bottom), np.asarray(points, dtype=np.float32), score))
         return largest_first(faces)
 
+    def detect_many(self, pictures: Sequence[UInt8Array]) -> list[list[Face]]:
+        """Faces of each of some pictures; the detectors of the packs take one at a time."""
+        return [self.detect(rgb) for rgb in pictures]
+
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""
-        crop = aligned_crop(rgb, face.landmarks, int(self._recogniser.input_size[0]))
-        return unit_vector(self._recogniser.get_feat(to_bgr(crop)))
+        return np.asarray(self.embed_many([rgb], [face])[0], dtype=np.float32)
+
+    def embed_many(self, pictures: Sequence[UInt8Array], faces: Sequence[Face]) -> FloatArray:
+        """Vectors of one face of each picture, [K, D]; see `BatchFaceEngine.embed_many`."""
+        size = int(self._recogniser.input_size[0])
+        crops = [to_bgr(aligned_crop(rgb, face.landmarks, size)) for rgb, face in zip(pictures, faces, strict=True)]
+        return np.stack([unit_vector(feature) for feature in self._recogniser.get_feat(crops)])
 
 
 def _find_pack(pack: str, root: str) -> Path:

@@ -7,28 +7,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from idanim.faces.engine import FaceEngine
-from idanim.types import FloatArray, UInt8Array
+from idanim.faces.engine import FaceEngine, detect_all, embed_all
+from idanim.types import Face, FloatArray, UInt8Array
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """Who was seen in the sampled frames of one video.
+    """Who was seen in the sampled frames of one video, and where.
 
     Attributes:
         found: [F] bool, whether a face was detected in the frame.
         embeddings: [K, D] float32 of unit length, the largest face of each of the K frames with a face,
             in the order of the frames.
+        faces: those K faces, in pixels of the frame; empty where only their vectors are known.
         num_crowded: frames with more than one face.
     """
 
     found: npt.NDArray[np.bool_]
     embeddings: FloatArray
+    faces: tuple[Face, ...] = ()
     num_crowded: int = 0
 
     def __post_init__(self) -> None:
         if int(self.found.sum()) != len(self.embeddings):
             raise ValueError(f"{int(self.found.sum())} frames with a face, but {len(self.embeddings)} vectors")
+        if self.faces and len(self.faces) != len(self.embeddings):
+            raise ValueError(f"{len(self.faces)} faces, but {len(self.embeddings)} vectors")
 
 
 def sampled_frames(num_frames: int, num_sampled: int) -> npt.NDArray[np.int64]:
@@ -43,19 +47,17 @@ def sampled_frames(num_frames: int, num_sampled: int) -> npt.NDArray[np.int64]:
 
 
 def track_faces(engine: FaceEngine, frames: UInt8Array, num_sampled: int) -> FaceTrack:
-    """Detect and embed the largest face of each sampled frame.
+    """Detect and embed the largest face of each sampled frame, all frames of the video in one go.
 
     Args:
         engine: finds and embeds faces.
         frames: [F, H, W, 3] uint8 RGB.
         num_sampled: how many frames are looked at (see `sampled_frames`).
     """
-    found, embeddings, num_crowded = [], [], 0
-    for index in sampled_frames(len(frames), num_sampled):
-        faces = engine.detect(frames[index])
-        found.append(bool(faces))
-        num_crowded += len(faces) > 1
-        if faces:
-            embeddings.append(engine.embed(frames[index], faces[0]))
-    vectors = np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 0), np.float32)
-    return FaceTrack(np.array(found, dtype=np.bool_), vectors, num_crowded=num_crowded)
+    pictures = [frames[index] for index in sampled_frames(len(frames), num_sampled)]
+    detected = detect_all(engine, pictures)
+    found = np.array([bool(faces) for faces in detected], dtype=np.bool_)
+    largest = tuple(faces[0] for faces in detected if faces)
+    seen = [picture for picture, is_found in zip(pictures, found, strict=True) if is_found]
+    num_crowded = sum(len(faces) > 1 for faces in detected)
+    return FaceTrack(found, embed_all(engine, seen, largest), largest, num_crowded)

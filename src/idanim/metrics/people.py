@@ -12,8 +12,9 @@ import numpy as np
 
 from idanim.faces.align import aligned_crop
 from idanim.faces.engine import FaceEngine
+from idanim.metrics.copying import View, view
 from idanim.pictures import decode_picture
-from idanim.types import FloatArray, IdanimError, UInt8Array
+from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 _log = logging.getLogger(__name__)
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -31,6 +32,7 @@ class Person:
         origin: where they come from, for the report: "val split of …", "train split of …" or "photos in …".
         is_stranger: no video is made of them; they are only there to compare with.
         group: what the person counts to in the report, for instance "celebrity"; "" for none.
+        views: pose and surroundings in those pictures, see `with_views`.
     """
 
     identity: str
@@ -40,6 +42,13 @@ class Person:
     origin: str
     is_stranger: bool = False
     group: str = ""
+    views: tuple[View, ...] = ()
+
+    @property
+    def other_pictures(self) -> FloatArray:
+        """Face vectors of the clips or photos that no reference is from, [T, D]; T may be 0."""
+        others = [clip for clip in self.clips if not (clip[:, None] == self.vectors[None]).all(-1).any()]
+        return np.concatenate(others) if others else self.vectors[:0]
 
     @property
     def digest(self) -> str:
@@ -178,15 +187,36 @@ def largest_face(path: Path, engine: FaceEngine, size_px: int) -> tuple[UInt8Arr
 
 
 def embed_crop(engine: FaceEngine, crop: UInt8Array) -> FloatArray | None:
-    """Vector of the largest face in a tight face crop, [D]; None where none is found.
+    """Vector of the largest face in a tight face crop (see `face_in_crop`), [D]; None where none is found."""
+    found = face_in_crop(engine, crop)
+    return None if found is None else engine.embed(*found[:2])
+
+
+def face_in_crop(engine: FaceEngine, crop: UInt8Array) -> tuple[UInt8Array, Face, tuple[int, int]] | None:
+    """Find the largest face in a tight face crop; None where none is found.
 
     Detectors are trained on pictures with surroundings: where a crop alone shows no face, it is tried again
     inside a grey frame of half its size.
+
+    Returns:
+        The picture in which the face was found, the face, and where (left, top) the crop begins in that picture.
     """
-    margins = (crop.shape[0] // 2, crop.shape[1] // 2)
-    framed = np.pad(crop, ((margins[0],) * 2, (margins[1],) * 2, (0, 0)), constant_values=127)
-    for picture in (crop, framed):
+    top, left = crop.shape[0] // 2, crop.shape[1] // 2
+    framed = np.pad(crop, ((top,) * 2, (left,) * 2, (0, 0)), constant_values=127)
+    for picture, offset in ((crop, (0, 0)), (framed, (left, top))):
         faces = engine.detect(picture)
         if faces:
-            return engine.embed(picture, faces[0])
+            return picture, faces[0], offset
     return None
+
+
+def with_views(person: Person, engine: FaceEngine) -> Person:
+    """The person with pose and surroundings of their pictures; those in which no face is found have none."""
+    views = []
+    for crop in person.pictures:
+        found = face_in_crop(engine, crop)
+        if found is not None:
+            _, face, (x, y) = found
+            box = (face.box[0] - x, face.box[1] - y, face.box[2] - x, face.box[3] - y)
+            views.append(view(crop, box, face.landmarks))
+    return replace(person, views=tuple(views))

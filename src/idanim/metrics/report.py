@@ -16,7 +16,16 @@ MEANING = {
     "chance_similarity": "= face_similarity to other people's references: chance",
     "real_pair_similarity": "= real faces of one person: the ceiling",
     "different_person_similarity": "= real faces of different people: the floor",
+    "copy_paste": "= nearer to the reference (1) or to other pictures of the person (-1)",
+    "pose_similarity": "= cosine between where video and reference look",
+    "background_similarity": "= colours around the face as around the reference's (1)",
+    "identity_drift": "0 best, change of face_similarity from the first frame to the last",
     "motion": "= optical flow, in frame diagonals a frame",
+    "face_motion": "= the same inside the face's box",
+    "background_motion": "= the same outside of it",
+    "temporal_consistency": "↑ cosine of the faces of neighbouring frames, without a face 0",
+    "text_alignment": "↑ 100 × CLIP cosine of frames and prompt",
+    "frame_consistency": "↑ CLIP cosine of neighbouring frames",
 }
 """Summary name → what it says; ↑ higher is better, = for comparison."""
 
@@ -90,6 +99,38 @@ def all_groups(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         system: dict(groups) | {f"people: {name}": figures for name, figures in people.get(system, {}).items()}
         for system, groups in result["groups"].items()
     }
+
+
+def difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
+    """Paired differences between systems: one row a pair of systems and a figure."""
+    rows = [
+        (
+            f"{row['system']} − {row['minus']}",
+            row["metric"],
+            number(row["mean"]),
+            span(row["low"], row["high"]),
+            number(row["p"]),
+            str(row["n"]),
+        )
+        for row in differences
+    ]
+    return Table(("paired difference", "metric", "mean", "95 % interval", "p", "people"), rows, num_fixed=2)
+
+
+def protocol_table(protocol: Mapping[str, Any]) -> Table:
+    """Figures by another benchmark's definitions: one row a system; "–" where a model is missing."""
+    figures = protocol["figures"]
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    rows = [(system, *(number(row[name]["mean"]) for name in names)) for system, row in figures.items()]
+    return Table((f"by {protocol['name']}", *names), rows)
+
+
+def protocol_notes(protocol: Mapping[str, Any]) -> list[str]:
+    """What is wrong with those definitions, and what is not as there."""
+    return [
+        f"Figures by {protocol['name']}'s definitions have its flaws: {'; '.join(protocol['flaws'])}.",
+        f"Not as there: {'; '.join(protocol['departures'])}.",
+    ]
 
 
 def group_table(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:

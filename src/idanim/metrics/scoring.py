@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from idanim.faces.engine import FaceEngine
-from idanim.metrics.face_track import FaceTrack, track_faces
+from idanim.metrics.consistency import consecutive_similarity, identity_drift, temporal_consistency
+from idanim.metrics.copying import View, background_similarity, copy_paste, pose_similarity, view
+from idanim.metrics.face_track import FaceTrack, sampled_frames, track_faces
 from idanim.metrics.identity import (
     chance_similarity,
     detected_face_similarity,
@@ -15,14 +16,33 @@ from idanim.metrics.identity import (
     face_similarity,
     retrieval_rank1,
 )
-from idanim.metrics.motion import motion
+from idanim.metrics.motion import motion_by_region
 from idanim.metrics.people import Person
+from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges
+from idanim.metrics.text_alignment import ClipScorer, text_alignment
 from idanim.metrics.videos import VideoRecord
 from idanim.types import UInt8Array
 
-PAIR_METRICS = ("face_similarity", "detected_face_similarity", "chance_similarity", "retrieval_rank1")
+PAIR_METRICS = (
+    "face_similarity",
+    "detected_face_similarity",
+    "chance_similarity",
+    "retrieval_rank1",
+    "copy_paste",
+    "pose_similarity",
+    "background_similarity",
+    "identity_drift",
+)
 """Scores of a video against a person."""
-VIDEO_METRICS = ("face_detection_rate", "motion")
+VIDEO_METRICS = (
+    "face_detection_rate",
+    "motion",
+    "face_motion",
+    "background_motion",
+    "temporal_consistency",
+    "text_alignment",
+    "frame_consistency",
+)
 """Scores of a video alone."""
 
 
@@ -42,6 +62,7 @@ class VideoScore:
         num_faces: frames in which a face was found.
         num_crowded_frames: frames looked at with more than one face, of which the largest counts.
         problem: why the video could not be read; its similarity and detection rate are then 0.
+        protocol: figures by another benchmark's definitions, see `idanim.metrics.protocols`.
 
     The other fields are the metrics of the same names; None where they are not defined.
     """
@@ -61,8 +82,18 @@ class VideoScore:
     retrieval_rank1: float | None
     face_detection_rate: float
     motion: float | None
+    copy_paste: float | None = None
+    pose_similarity: float | None = None
+    background_similarity: float | None = None
+    identity_drift: float | None = None
+    face_motion: float | None = None
+    background_motion: float | None = None
+    temporal_consistency: float | None = None
+    text_alignment: float | None = None
+    frame_consistency: float | None = None
     problem: str | None = None
     num_crowded_frames: int = 0
+    protocol: dict[str, float | None] = field(default_factory=dict)
 
 
 def score_video(
@@ -70,8 +101,9 @@ def score_video(
     record: VideoRecord,
     frames: UInt8Array,
     people: Mapping[str, Person],
-    engine: FaceEngine,
+    judges: Judges,
     num_sampled: int,
+    protocol: EvaluationProtocol | None = None,
 ) -> list[VideoScore]:
     """Score one video against the person it was asked to show, or against everybody if that is nobody.
 
@@ -80,38 +112,74 @@ def score_video(
         record: what it was made from.
         frames: [F, H, W, 3] uint8 RGB.
         people: everybody in the evaluation, by name.
-        engine: finds and embeds faces.
+        judges: the models; without CLIP the scores that need it are None.
         num_sampled: how many frames are looked at for faces.
+        protocol: another benchmark's definitions, to be scored by, too.
     """
-    track = track_faces(engine, frames, num_sampled)
+    indices = sampled_frames(len(frames), num_sampled)
+    track = track_faces(judges.engine, frames, num_sampled)
+    seen = indices[track.found]
+    views = [view(frames[i], face.box, face.landmarks) for i, face in zip(seen, track.faces, strict=True)]
+    motion = motion_by_region(frames, {int(i): face.box for i, face in zip(seen, track.faces, strict=True)})
     alone: dict[str, Any] = {
         "num_frames": len(track.found),
         "num_faces": int(track.found.sum()),
         "num_crowded_frames": track.num_crowded,
         "face_detection_rate": face_detection_rate(track),
-        "motion": motion(frames),
+        "motion": motion.everywhere,
+        "face_motion": motion.face,
+        "background_motion": motion.background,
+        "temporal_consistency": temporal_consistency(track),
+        **_by_clip(judges.clip, frames[indices], record.prompt),
     }
+    targets = _targets(record, people)
+    theirs: dict[str, Figures] = {}
+    if protocol is not None:
+        references = {identity: people[identity].vectors[0] for identity in targets}
+        theirs = protocol.score(frames, record.prompt, references, judges)
     return [
-        VideoScore(video, identity=identity, **_made_from(record), **alone, **_against(track, identity, people))
-        for identity in _targets(record, people)
+        VideoScore(
+            video,
+            identity=identity,
+            **_made_from(record),
+            **alone,
+            **_against(track, views, identity, people),
+            protocol=theirs.get(identity, {}),
+        )
+        for identity in targets
     ]
 
 
-def _against(track: FaceTrack, identity: str, people: Mapping[str, Person]) -> dict[str, Any]:
-    references = people[identity].vectors
-    others = [person.vectors for name, person in people.items() if name != identity]
+def _by_clip(clip: ClipScorer | None, frames: UInt8Array, prompt: str) -> dict[str, float | None]:
+    """Scores that need CLIP; an empty prompt has nothing to align with."""
+    if clip is None:
+        return {}
+    features = clip.picture_features(frames)
     return {
-        "face_similarity": face_similarity(track, references),
-        "detected_face_similarity": detected_face_similarity(track, references),
+        "text_alignment": text_alignment(features, clip.text_features(prompt)) if prompt.strip() else None,
+        "frame_consistency": consecutive_similarity(features),
+    }
+
+
+def _against(track: FaceTrack, views: list[View], identity: str, people: Mapping[str, Person]) -> dict[str, Any]:
+    person = people[identity]
+    others = [other.vectors for name, other in people.items() if name != identity]
+    return {
+        "face_similarity": face_similarity(track, person.vectors),
+        "detected_face_similarity": detected_face_similarity(track, person.vectors),
         "chance_similarity": chance_similarity(track, others),
-        "retrieval_rank1": retrieval_rank1(track, references, others),
+        "retrieval_rank1": retrieval_rank1(track, person.vectors, others),
+        "copy_paste": copy_paste(track, person.vectors, person.other_pictures),
+        "pose_similarity": pose_similarity(views, person.views),
+        "background_similarity": background_similarity(views, person.views),
+        "identity_drift": identity_drift(track, person.vectors),
     }
 
 
 def score_unreadable(video: str, record: VideoRecord, people: Mapping[str, Person], problem: str) -> list[VideoScore]:
     """Scores of a video that can't be decoded: it shows nobody, so it must not lift the mean by its absence."""
     scores: dict[str, Any] = dict.fromkeys(("num_frames", "num_faces"), 0)
-    scores |= dict.fromkeys(("face_similarity", "face_detection_rate"), 0.0)
+    scores |= dict.fromkeys(("face_similarity", "face_detection_rate", "temporal_consistency"), 0.0)
     scores |= dict.fromkeys(("chance_similarity", "retrieval_rank1"), 0.0 if len(people) > 1 else None)
     scores |= {"detected_face_similarity": None, "motion": None, "problem": problem}
     return [

@@ -16,6 +16,8 @@ from idanim.metrics.identity import (
     same_clip_similarity,
 )
 from idanim.metrics.intervals import Interval, bootstrap_interval
+from idanim.metrics.paired import paired_difference
+from idanim.metrics.protocols import EvaluationProtocol, Figures, protocol_report
 from idanim.metrics.scoring import PAIR_METRICS, VIDEO_METRICS, VideoScore
 
 METRICS = (*PAIR_METRICS, *VIDEO_METRICS)
@@ -72,6 +74,42 @@ def summarise_real(people: Mapping[str, Clips], seed: int) -> tuple[dict[str, In
     return {name: bootstrap_interval(v, np.random.default_rng(seed)) for name, v in values.items()}, pairs
 
 
+def compare_systems(
+    scores: Sequence[VideoScore], main_system: str, others: Iterable[str], seed: int
+) -> list[dict[str, Any]]:
+    """Paired differences of every metric between the main system and each other one.
+
+    Only the part of the grid that both have counts: the same person, prompt and seed.
+
+    Returns:
+        Rows {system, minus, metric, mean, low, high, p, n}, see `paired_difference`; those without a pair left out.
+    """
+    rows = []
+    for other in others:
+        cells = [{_cell(s) for s in scores if s.system == system} for system in (main_system, other)]
+        common = cells[0] & cells[1]
+        own, rest = ([s for s in scores if s.system == x and _cell(s) in common] for x in (main_system, other))
+        for metric in METRICS:
+            pair = (per_identity(own, metric), per_identity(rest, metric))
+            difference = paired_difference(*pair, np.random.default_rng(seed))
+            if difference.n:
+                rows.append({"system": main_system, "minus": other, "metric": metric, **asdict(difference)})
+    return rows
+
+
+def _cell(score: VideoScore) -> tuple[str, str, int]:
+    return score.identity, score.prompt, score.seed
+
+
+def protocol_section(protocol: EvaluationProtocol, scores: Iterable[VideoScore]) -> dict[str, Any]:
+    """What `metrics.json` says under `protocol`: figures by another benchmark's definitions, and their flaws."""
+    figures: dict[str, list[Figures]] = {}
+    for score in scores:
+        if score.protocol:
+            figures.setdefault(score.system, []).append(score.protocol)
+    return {"protocol": asdict(protocol_report(protocol, figures))}
+
+
 NO_VALUE = Interval(None, None, None, 0)
 
 
@@ -100,8 +138,8 @@ def report(
         seed: of the bootstrap.
 
     Returns:
-        `summary` (name → mean, low, high, n), `real_pairs`, `groups` (system → prompt group → metric),
-        `identities` (one row a system and identity), `videos` (one row a video and identity).
+        `summary` (name → mean, low, high, n), `real_pairs`, `differences` (see `compare_systems`), `groups` (system →
+        prompt group → metric), `identities` (one row a system and identity), `videos` (one row a video and identity).
     """
     real, pairs = summarise_real(people, seed)
     systems = sorted({score.system for score in scores}, key=lambda name: (name != main_system, name))
@@ -121,6 +159,7 @@ def report(
     return {
         "summary": {name: asdict(interval) for name, interval in (summary | real).items()},
         "real_pairs": pairs,
+        "differences": compare_systems(scores, main_system, [name for name in systems if name != main_system], seed),
         "groups": groups,
         "identities": identities,
         "videos": [asdict(score) for score in scores],

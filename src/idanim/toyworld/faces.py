@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,25 +46,38 @@ class ToyFaceEngine:
         """Engine, recogniser and a digest of its weights."""
         return self._name
 
-    @torch.no_grad()
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find the face of [H, W, 3] uint8, if there is one."""
-        found = self._detector(small_square(rgb))
-        score = float(found.presence.sigmoid())
-        if score < self.det_threshold:
-            return []
-        side = max(rgb.shape[:2])
-        left, top, right, bottom = (float(v) for v in found.box[0] * side - 0.5)
-        return [Face((left, top, right, bottom), (found.landmarks[0] * side - 0.5).numpy(), score)]
+        return self.detect_many([rgb])[0]
 
     @torch.no_grad()
+    def detect_many(self, pictures: Sequence[UInt8Array]) -> list[list[Face]]:
+        """Find the face of each of some pictures; see `BatchFaceEngine.detect_many`."""
+        found = self._detector(torch.cat([small_square(rgb) for rgb in pictures]))
+        detected = []
+        for rgb, score, box, landmarks in zip(
+            pictures, found.presence.sigmoid().tolist(), found.box, found.landmarks, strict=True
+        ):
+            side = max(rgb.shape[:2])
+            left, top, right, bottom = (box * side - 0.5).tolist()
+            face = Face((left, top, right, bottom), (landmarks * side - 0.5).numpy(), score)
+            detected.append([face] if score >= self.det_threshold else [])
+        return detected
+
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [128] float32 of unit length."""
-        side = max(rgb.shape[:2])
-        landmarks = (torch.from_numpy(np.asarray(face.landmarks)) + 0.5) * PICTURE_SIZE_PX / side - 0.5
-        crop = crop_faces(small_square(rgb), landmarks[None].float(), CROP_SIZE_PX)
-        vector = F.normalize(self._recogniser.embed(crop)[0], dim=0)
-        return np.asarray(vector.numpy(), dtype=np.float32)
+        return np.asarray(self.embed_many([rgb], [face])[0], dtype=np.float32)
+
+    @torch.no_grad()
+    def embed_many(self, pictures: Sequence[UInt8Array], faces: Sequence[Face]) -> FloatArray:
+        """Vectors of one face of each picture, [K, 128]; see `BatchFaceEngine.embed_many`."""
+        points = [
+            (torch.from_numpy(np.asarray(face.landmarks)) + 0.5) * PICTURE_SIZE_PX / max(rgb.shape[:2]) - 0.5
+            for rgb, face in zip(pictures, faces, strict=True)
+        ]
+        squares = torch.cat([small_square(rgb) for rgb in pictures])
+        crops = crop_faces(squares, torch.stack(points).float(), CROP_SIZE_PX)
+        return np.asarray(F.normalize(self._recogniser.embed(crops), dim=1).numpy(), dtype=np.float32)
 
 
 def small_square(rgb: UInt8Array) -> Tensor:
