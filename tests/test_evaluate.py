@@ -55,7 +55,7 @@ def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     assert "face similarity" in capsys.readouterr().out
     record = read_record(tmp_path / "out" / "videos" / result["videos"][0]["video"])
     assert (record.prompt, record.identity, record.seed, record.system) == ("a hat", "p900", 0, "adapter")
-    assert record.made_with["sampling"] == VIDEO | SAMPLING
+    assert record.made_with["sampling"] == VIDEO | SAMPLING | {"scheduler": "ddim", "free_noise": False}
 
 
 def own_similarity(person):

@@ -206,7 +206,8 @@ def count(folder, rows, budget=10_000, output="out", **values):
 
 
 ROWS = [{"path": f"{name}.mp4", "prompt": name, "person": "p0"} for name in ("good", "swapped", "grey", "large")]
-PHOTOS = 1
+PHOTOS = 2
+"""Looks at the one photo: for the face, and for pose and surroundings of its crop."""
 
 
 def test_scoring_goes_on_where_it_stopped(folder):

@@ -355,9 +355,8 @@ def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
     for name, figure in result["summary"].items():
         run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})
     rows = [row | {"remarks": "; ".join(row["remarks"])} | row["protocol"] for row in result["videos"]]
-    for row in rows:
-        del row["protocol"]
-    table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "protocol"]
+    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
     groups = [
         [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]
         for system, figures_by_group in all_groups(result).items()

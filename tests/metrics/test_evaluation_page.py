@@ -166,7 +166,7 @@ def test_page_opens_offline_without_complaint(opened):
     assert [text.split(" (")[0] for text in cells(opened, "ranking", 0)][:3] == ["other", "adapter", "no_adapter"]
     loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
     assert opened.execute_script(loaded) >= 10
-    assert cells(opened, "other-2", 1) == ["0.123"]  # a table that nobody told the page of
+    assert cells(opened, "other-3", 1) == ["0.123"]  # a table that nobody told the page of
     assert complaints(opened) == []
 
 
