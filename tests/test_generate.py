@@ -160,6 +160,8 @@ def test_mistakes_are_named(tmp_path: Path, photos: list[str], official: Path) -
     face_id = tmp_path / "faceid.bin"
     parts = {"image_proj": {"proj.0.weight": torch.zeros(4, 4)}, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(2, 2)}}
     torch.save(parts, face_id)
+    whole_picture = tmp_path / "ip-adapter_sd15.bin"
+    torch.save(parts | {"image_proj": {"proj.weight": torch.zeros(4, 4)}}, whole_picture)
     weights = tmp_path / "style.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 3)}, weights)
     tiny = restore("train", {"choices": {"backbone": "tiny"}, "values": {}})["backbone"]
@@ -170,7 +172,8 @@ def test_mistakes_are_named(tmp_path: Path, photos: list[str], official: Path) -
         ({"ckpt": "nowhere.ckpt"}, "ckpt='nowhere.ckpt': there is no such file"),
         ({"ckpt": str(official), "backbone": None}, "does not say which models.*backbone=public"),
         ({"ckpt": str(official), "backbone": tiny}, "takes face features of width"),
-        ({"ckpt": str(face_id)}, "has a FaceID projection"),
+        ({"ckpt": str(face_id)}, "takes face features of width 4, but the encoders of this backbone give 128"),
+        ({"ckpt": str(whole_picture)}, "has an image projection.*no face adapter"),
         ({"ckpt": str(weights)}, "this is a LoRA, expected a face adapter"),
     ):
         with pytest.raises(IdanimError, match=words):

@@ -10,7 +10,6 @@ from toy_people import take_photos, write_official_file
 from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, restore
 from idanim.evaluation import evaluate
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
-from idanim.models.fake_weights import filled
 from idanim.systems import System, SystemLoader, parse_systems
 from idanim.types import IdanimError
 
@@ -65,26 +64,12 @@ def test_mistakes_are_named(files, systems, message):
         parse_systems(texts, None)
 
 
-def test_an_adapter_on_face_vectors_is_refused_before_anything_is_generated(tmp_path, files):
-    state = filled(face_id_state(), torch.float32, seed=0)
-    path = tmp_path / "faceid.safetensors"
-    write_ip_adapter(path, state)
-    with pytest.raises(IdanimError, match=r"FaceID projection, which takes ArcFace vectors.*no encoder for it yet"):
+def test_an_adapter_on_whole_pictures_is_refused_before_anything_is_generated(tmp_path, files):
+    path = tmp_path / "ip-adapter_sd15.bin"
+    parts = {"image_proj": {"proj.weight": torch.zeros(4, 4)}, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(2, 2)}}
+    torch.save(parts, path)
+    with pytest.raises(IdanimError, match=r"image projection.*no face adapter"):
         parse_systems(["adapter", str(path)], files["ours"])
-
-
-def face_id_state():
-    with torch.device("meta"):
-        return {
-            "image_proj_model.proj.0.weight": torch.empty(8, 16),
-            "image_proj_model.proj.0.bias": torch.empty(8),
-            "image_proj_model.proj.2.weight": torch.empty(12, 8),
-            "image_proj_model.proj.2.bias": torch.empty(12),
-            "image_proj_model.norm.weight": torch.empty(6),
-            "image_proj_model.norm.bias": torch.empty(6),
-            "adapter_modules.1.to_k_face.weight": torch.empty(4, 6),
-            "adapter_modules.1.to_v_face.weight": torch.empty(4, 6),
-        }
 
 
 def test_models_are_loaded_once_and_one_at_a_time(tmp_path):

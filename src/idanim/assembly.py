@@ -12,13 +12,15 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from idanim.config import build, replace_values, restore
+from idanim.config import build, built_or_plain, replace_values, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import AtomicCheckpointIO, NoStoredConfigError, load_strictly, read_adapter
 from idanim.models.encoder import FaceEncoder
+from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
+from idanim.models.recogniser import FaceRecogniser
 from idanim.types import IdanimError
 
 OFFICIAL_SCALE = 0.8
@@ -141,25 +143,34 @@ def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> N
 def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     """The models of an adapter file that has no configuration stored."""
     file = _runnable(ckpt)  # before the large models are loaded
-    encoder = build(config["encoder"]["model"])
+    encoder = _encoder_for(file, config)
     if file.feature_dim != encoder.feature_dim:
         raise IdanimError(
             f"{ckpt}: this adapter takes face features of width {file.feature_dim}, "
-            f"but the image encoder of this backbone gives {encoder.feature_dim}"
+            f"but the encoders of this backbone give {encoder.feature_dim}"
         )
     backbone = build(config["backbone"]["model"])
     dim_head = config["backbone"]["resampler"]["dim_head"]
     return Models(backbone, encoder, FaceAdapter.of_file(file, backbone, OFFICIAL_SCALE, dim_head))
 
 
+def _encoder_for(file: AdapterFile, config: Mapping[str, Any]) -> FaceEncoder:
+    """The encoder of reference faces that an adapter's projection was made for."""
+    if file.projection is ProjectionKind.RESAMPLER:
+        return build(config["encoder"]["model"])
+    arcface = ArcFaceEncoder(FaceRecogniser(built_or_plain(config["backbone"]["recogniser"])))
+    if file.projection is ProjectionKind.FACE_ID:
+        return arcface
+    return ClipArcFaceEncoder(build(config["encoder"]["model"]), arcface)
+
+
 def _runnable(ckpt: Path) -> AdapterFile:
     """An adapter file of others, if it takes what the face encoder gives."""
     file = read_adapter_file(ckpt)
-    if file.projection is not ProjectionKind.RESAMPLER:
-        takes = "ArcFace vectors of the face" if "FaceID" in file.projection else "one CLIP vector of the picture"
+    if file.projection is ProjectionKind.IMAGE:
         raise IdanimError(
-            f"{ckpt}: this adapter has a {file.projection}, which takes {takes}; "
-            "there is no encoder for it yet: only adapters with a resampler over CLIP tokens run"
+            f"{ckpt}: this adapter has an {file.projection}, which takes one CLIP vector of the whole picture: it is "
+            "no face adapter and does not run here; ip-adapter-plus-face and the FaceID adapters do"
         )
     return file
 
@@ -168,7 +179,7 @@ def require_runnable(ckpt: Path) -> None:
     """Refuse an adapter file that `load_sampler` could not run, without loading other models.
 
     Raises:
-        IdanimError: damaged, no adapter, or one that takes other than CLIP tokens.
+        IdanimError: damaged, no adapter, or none of faces.
     """
     try:
         read_adapter(ckpt)

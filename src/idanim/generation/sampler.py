@@ -162,6 +162,8 @@ class Sampler:
     def id_tokens(self, references: Sequence[UInt8Array]) -> IdTokens:
         """Id tokens of a person: the mean over face crops, each [H, W, 3] uint8 (FaceID-portrait: side by side)."""
         crops = np.stack([square(crop, self.encoder.image_size) for crop in references])
+        if self.adapter.concatenates:
+            self.adapter.num_references = len(references)
         dtype = next(self.adapter.parameters()).dtype
         with self._at_work(self.encoder, self.adapter):
             device = self.adapter.device
@@ -186,6 +188,8 @@ class Sampler:
             self.backbone.set_processors(self.backbone.text_processors(self._cache))
             return context, negative
         self.adapter.attach(self.backbone, self._cache)
+        if self.adapter.concatenates:  # the tokens may have been made before those of others
+            self.adapter.num_references = tokens.person.shape[1] // self.adapter.num_queries
         return (
             torch.cat([context, tokens.person.to(context)], dim=1),
             torch.cat([negative, tokens.nobody.to(negative)], dim=1),

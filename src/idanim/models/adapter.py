@@ -159,6 +159,11 @@ class FaceAdapter(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def num_queries(self) -> int:
+        """Id tokens of one reference."""
+        return self._face_attentions()[0].num_tokens
+
+    @property
     def concatenates(self) -> bool:
         """Whether the tokens of several references stand side by side (FaceID-portrait) instead of being averaged."""
         return isinstance(self.image_proj_model, FaceIdProjection)

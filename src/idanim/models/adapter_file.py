@@ -75,8 +75,14 @@ class AdapterFile:
 
     @property
     def feature_dim(self) -> int:
-        """Width of the face features that a resampler takes."""
-        return self.shape(f"{PROJECTION}proj_in.weight")[1]
+        """Width of the face features that the projection takes."""
+        names = {
+            ProjectionKind.RESAMPLER: ["proj_in"],
+            ProjectionKind.IMAGE: ["proj"],
+            ProjectionKind.FACE_ID: ["proj.0"],
+            ProjectionKind.FACE_ID_PLUS: ["proj.0", "perceiver_resampler.proj_in"],
+        }
+        return sum(self.shape(f"{PROJECTION}{name}.weight")[1] for name in names[self.projection])
 
     @property
     def lora_rank(self) -> int:
