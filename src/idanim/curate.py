@@ -91,7 +91,7 @@ def curate(run: Run) -> None:
     root = Path(config["videos"]).expanduser() if config["videos"] else None
     videos = find_clips(source, root, config["keep_duplicates"])
     packing = Packing(**config["shards"], seed=config["seed"])
-    people: People = build(config["people"])
+    people: People = build(config["identify"])
     linker = Linker(**config["link"], seed=config["seed"])
     settings = {key: config[key] for key in _RESULT_KEYS}
     captioner = make_captioner(config["captions"], run.output / "work" / "captions")

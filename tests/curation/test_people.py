@@ -93,7 +93,7 @@ def test_people_found_by_their_faces_are_linked_and_never_in_both_splits(tmp_pat
     names = ("one", "two", "three", "four", "five", "six")
     for i, name in enumerate(names):
         write_mp4(tmp_path / "in" / f"{name}.mp4", person(40 + i, colour=("red", "green", "blue")[i % 3]))
-    output = curate(tmp_path / "in", tmp_path / "out", "people=faces", "shards.val_fraction=0.4")
+    output = curate(tmp_path / "in", tmp_path / "out", "identify=faces", "shards.val_fraction=0.4")
     found = metas(output)
     for i, name in enumerate(names):
         partner = names[(i + 3) % 6]
@@ -105,5 +105,5 @@ def test_people_found_by_their_faces_are_linked_and_never_in_both_splits(tmp_pat
     for row in rows:
         splits.setdefault(row["identity"], set()).add(row["split"])
     assert all(len(split) == 1 for split in splits.values())
-    again = metas(curate(tmp_path / "in", output, "people=given", "shards.val_fraction=0.4"))
+    again = metas(curate(tmp_path / "in", output, "identify=given", "shards.val_fraction=0.4"))
     assert {key: meta.identity for key, meta in again.items()} == {name: name for name in names}

@@ -68,7 +68,7 @@ class FaceClusters:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity < 1:
-            raise IdanimError(f"people.min_similarity={self.min_similarity}: wanted a cosine between 0 and 1")
+            raise IdanimError(f"identify.min_similarity={self.min_similarity}: wanted a cosine between 0 and 1")
 
     def names(self, seen: Sequence[SeenPerson]) -> dict[str, str]:
         """Names of clusters."""
