@@ -72,7 +72,7 @@ class TestClustering:
         assert GivenNames().names(seen(unit([1, 0], [0, 1]))) == {"clip0000": "name0", "clip0001": "name1"}
 
     def test_a_threshold_that_makes_no_sense(self):
-        with pytest.raises(IdanimError, match=r"people\.min_similarity"):
+        with pytest.raises(IdanimError, match=r"identify\.min_similarity"):
             FaceClusters(1.5, within_source=False)
 
 
