@@ -10,7 +10,6 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from idanim.types import IdanimError, UInt8Array
-from idanim.video_frame import DecodedFrame, ShareBox, pixel_shape, progressive
+from idanim.video_frame import DecodedFrame, pixel_shape, progressive
+from idanim.video_part import WHOLE, Part, VideoInfo
 
 Source = Path | str | bytes
 """A video file, or the content of one."""
@@ -95,41 +95,6 @@ def to_uint8(pixels: Tensor) -> UInt8Array:
 
 
 # --------------------------------------------------------------------------------------------- reading
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video file says of itself.
-
-    Attributes:
-        width: pixels as shown, that is after rotation.
-        height: pixels as shown.
-        fps: average frames per second.
-        num_frames: frames promised by the container, or estimated from its duration; 0 when unknown.
-    """
-
-    width: int
-    height: int
-    fps: float
-    num_frames: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a video that is read.
-
-    Attributes:
-        start_s: seconds from the start of the video.
-        end_s: where it ends (the frame at this time is left out); None for the video's end.
-        box: the part of the picture, as shares of width and height; None for all of it.
-    """
-
-    start_s: float = 0.0
-    end_s: float | None = None
-    box: ShareBox | None = None
-
-
-WHOLE = Part()
 
 
 class VideoReader:

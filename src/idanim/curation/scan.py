@@ -19,8 +19,9 @@ from idanim.curation.scenes import SMALL_PX, CutFinder, Scenes
 from idanim.faces.align import ARCFACE_TEMPLATE, TEMPLATE_PX, aligned_crop
 from idanim.faces.engine import FaceEngine
 from idanim.types import Face, IdanimError, UInt8Array
-from idanim.video import Part, VideoInfo, VideoReader
+from idanim.video import VideoReader
 from idanim.video_frame import DecodedFrame
+from idanim.video_part import Part, VideoInfo
 
 THUMBNAIL_LANDMARKS = ARCFACE_TEMPLATE.astype(np.float32)
 
