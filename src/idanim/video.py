@@ -108,6 +108,7 @@ class VideoReader:
         info: what the file says of itself; size and length are those of the part.
         first_s: time stamp of the part's first frame.
         num_decoded: frames decoded so far; after reading to the end, the length of the part.
+        num_damaged: those of them that the decoder could not restore without errors.
 
     Args:
         source: a file or its content.
@@ -122,7 +123,7 @@ class VideoReader:
         self._name = "video" if isinstance(source, bytes) else str(source)
         self._container = _open(source, self._name)
         self._part = part
-        self.num_decoded = 0
+        self.num_decoded = self.num_damaged = 0
         self._num_packets = 0
         self._has_jumped = False
         self._last_s = 0.0
@@ -171,7 +172,7 @@ class VideoReader:
         frames = self._decode()
         if self._part.start_s > 0 and self._jump(self._part.start_s):
             first = next(frames, None)
-            if first is None or first.time is None or self._time_s(first, 0) > start_s + 1.5 / self._rate:
+            if first is None or first.pts is None or self._time_s(first, 0) > start_s + 1.5 / self._rate:
                 frames = self._decode() if self._jump(0.0) else iter(())
             else:
                 frames = itertools.chain([first], frames)
@@ -195,7 +196,7 @@ class VideoReader:
         return True
 
     def _time_s(self, frame: av.VideoFrame, number: int) -> float:
-        if frame.time is None:
+        if frame.pts is None:
             return float(number / self._rate)
         stream = self._stream
         start_s = stream.start_time * stream.time_base if stream.start_time and stream.time_base else 0
@@ -241,6 +242,7 @@ class VideoReader:
         frame, self._first = self._first, None
         while frame is not None:
             self.num_decoded += 1
+            self.num_damaged += frame.raw.is_corrupt
             self._last_s = frame.time_s
             yield frame
             frame = next(self._frames, None)

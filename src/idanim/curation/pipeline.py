@@ -70,6 +70,7 @@ class Curator:
         # read, scenes, sample, detect; draw faces on the way
         with VideoReader(video.path, part=self.sampling.limit(video.part)) as reader:
             scan, draw = scan_video(reader, self.sampling, self.scenes, self.engine, self._begin_draw(video))
+        self.sampling.check_whole(scan)
         self.face_filter.check_several(scan)
         self.clip.check_length(scan)
         self.face_filter.check_seen(scan)

@@ -82,7 +82,7 @@ class InsightFaceEngine:
         # insightface would fill up to a square, whose empty part costs as much as the picture.
         scale = min(1.0, self._det_size / max(height, width))
         if scale < 1.0:
-            rgb = self._resize(rgb, (max(1, round(width * scale)), max(1, round(height * scale))))
+            rgb = np.asarray(self._resize(rgb, (max(1, round(width * scale)), max(1, round(height * scale)))), np.uint8)
         unit = _STRIDE_PX * max(height, width)
         shape = tuple(_STRIDE_PX * math.ceil(side * self._det_size / unit) for side in (width, height))
         boxes, landmarks = self._detector.detect(to_bgr(rgb), input_size=shape)
