@@ -18,7 +18,6 @@ import argparse
 import functools
 import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -201,10 +200,16 @@ def _memory(settings: dict[str, Any], path: Path) -> tuple[float, float]:
 def _peak(settings: dict[str, Any], path: Path) -> tuple[float, float]:
     torch.set_num_threads(1)
     curator = make_curator(settings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = _memory_mb("VmRSS")
     outcome = curate_one(curator, SourceVideo(path, path.name, clip_key(path.name)))
     assert not isinstance(outcome, Decision) or outcome.reason != "internal_error", outcome
-    return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return before, _memory_mb("VmHWM")
+
+
+def _memory_mb(what: str) -> float:
+    # Not from getrusage, whose maximum counts the parent process before this one took its place.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
 
 
 def _print_summary(times: dict[str, list[tuple[float, float]]], seconds: float) -> None:
