@@ -120,6 +120,19 @@ class TestReading:
         with pytest.raises(UnreadableVideoError, match="1 of the wanted frames"):
             read_frames(encode_mp4(numbered_frames(5), 25), [4, 5])
 
+    def test_a_title_in_another_encoding(self, tmp_path):
+        path = tmp_path / "a.mkv"
+        with av.open(str(path), "w") as container:
+            container.metadata["title"] = "a title"
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for rgb in numbered_frames(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode(None))
+        content = path.read_bytes()
+        assert b"a title" in content
+        assert len(read_frames(content.replace(b"a title", b"a t\xeftre"))) == 3
+
     def test_odd_sizes(self, tmp_path):
         frames = numbered_frames(4, 47, 65)
         path = write_video(tmp_path / "odd.mkv", frames, "ffv1", "bgr0")

@@ -276,7 +276,8 @@ def _frame_rate(stream: av.VideoStream) -> Fraction:
 
 def _open(source: Source, name: str) -> av.container.InputContainer:
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), mode="r")
+        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        return av.open(file, mode="r", metadata_errors="replace")  # a title in another encoding is no reason to fail
     except OSError as error:
         raise UnreadableVideoError("file_not_readable", f"{name}: {error.strerror}") from error
     except av.FFmpegError as error:

@@ -105,7 +105,7 @@ def test_damaged_videos(curator, tmp_path, originals):
 @pytest.mark.slow
 def test_many_damaged_videos(curator, tmp_path, originals):
     reasons = check(curator, tmp_path, originals, range(NUM_IN_DEFAULT_SUITE, NUM_IN_DEFAULT_SUITE + NUM_SLOW))
-    assert reasons.count("internal_error") <= 0.01 * len(reasons)
+    assert "internal_error" not in reasons
 
 
 @pytest.mark.slow
