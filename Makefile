@@ -38,7 +38,7 @@ demo: setup $(if $(VIDEOS),,toy-data)
 
 toy-data: setup
 	@echo "── the toy world: film people, curate the videos"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 128
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 144
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
 		clip.size=32 shards.val_fraction=0.25 link.warn_similarity=0.95
 

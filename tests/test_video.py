@@ -20,6 +20,7 @@ from idanim.video import (
     to_float,
     to_uint8,
 )
+from idanim.video_part import Part
 
 
 def numbered_frames(num_frames, height=48, width=64):
@@ -120,6 +121,19 @@ class TestReading:
         with pytest.raises(UnreadableVideoError, match="1 of the wanted frames"):
             read_frames(encode_mp4(numbered_frames(5), 25), [4, 5])
 
+    def test_a_title_in_another_encoding(self, tmp_path):
+        path = tmp_path / "a.mkv"
+        with av.open(str(path), "w") as container:
+            container.metadata["title"] = "a title"
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for rgb in numbered_frames(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode(None))
+        content = path.read_bytes()
+        assert b"a title" in content
+        assert len(read_frames(content.replace(b"a title", b"a t\xeftre"))) == 3
+
     def test_odd_sizes(self, tmp_path):
         frames = numbered_frames(4, 47, 65)
         path = write_video(tmp_path / "odd.mkv", frames, "ffv1", "bgr0")
@@ -150,6 +164,33 @@ class TestReading:
         with VideoReader(path) as reader:
             assert sum(1 for _ in reader.read()) == 40
             assert reader.fps == 30
+
+
+class TestSquares:
+    @pytest.mark.parametrize("rotation", [None, 90, 180, 270])
+    @pytest.mark.parametrize(("pix_fmt", "part"), [("yuv420p", None), ("yuv444p", None), ("yuv420p", (0.1, 0.2, 1, 1))])
+    @pytest.mark.parametrize("size", [32, 90, 200])
+    def test_they_are_what_pillow_makes_of_the_picture(self, tmp_path, rotation, pix_fmt, part, size):
+        smooth = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        picture = np.asarray(Image.fromarray(smooth).resize((160, 128), Image.Resampling.BICUBIC))
+        path = write_video(tmp_path / "a.mp4", picture[None], "libx264", pix_fmt, rotation=rotation)
+        with VideoReader(path, part=Part(box=part)) as reader:
+            (frame,) = reader.frames()
+        width, height = frame.size
+        side = 80
+        for box in ((0, 0, side, side), (width - side, height - side, width, height), (7, 11, 7 + side, 11 + side)):
+            expected = Image.fromarray(frame.rgb()).resize((size, size), Image.Resampling.BICUBIC, box=box)
+            square = frame.square(box, size)
+            assert square.shape == (size, size, 3)
+            assert np.abs(square.astype(int) - np.asarray(expected)).mean() < 5  # half a pixel moves by up to 4
+
+    def test_a_small_part_of_a_large_picture(self):
+        picture = np.zeros((400, 400, 3), np.uint8)
+        picture[200:240, 300:340] = 255
+        with VideoReader(encode_mp4(picture[None], 25)) as reader:
+            (frame,) = reader.frames()
+        assert frame.square((300, 200, 340, 240), 64).mean() > 240
+        assert frame.square((0, 0, 40, 40), 64).mean() < 10
 
 
 class TestUnreadable:

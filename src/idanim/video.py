@@ -10,7 +10,6 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from idanim.types import IdanimError, UInt8Array
-from idanim.video_frame import DecodedFrame, ShareBox, pixel_shape, progressive
+from idanim.video_frame import DecodedFrame, pixel_shape, progressive
+from idanim.video_part import WHOLE, Part, VideoInfo
 
 Source = Path | str | bytes
 """A video file, or the content of one."""
@@ -107,41 +107,6 @@ def to_uint8(pixels: Tensor) -> UInt8Array:
 # --------------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video file says of itself.
-
-    Attributes:
-        width: pixels as shown, that is after rotation.
-        height: pixels as shown.
-        fps: average frames per second.
-        num_frames: frames promised by the container, or estimated from its duration; 0 when unknown.
-    """
-
-    width: int
-    height: int
-    fps: float
-    num_frames: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a video that is read.
-
-    Attributes:
-        start_s: seconds from the start of the video.
-        end_s: where it ends (the frame at this time is left out); None for the video's end.
-        box: the part of the picture, as shares of width and height; None for all of it.
-    """
-
-    start_s: float = 0.0
-    end_s: float | None = None
-    box: ShareBox | None = None
-
-
-WHOLE = Part()
-
-
 class VideoReader:
     """Reads frames of one video, or of a part of it, in order, decoding each at most once.
 
@@ -153,6 +118,7 @@ class VideoReader:
         info: what the file says of itself; size and length are those of the part.
         first_s: time stamp of the part's first frame.
         num_decoded: frames decoded so far; after reading to the end, the length of the part.
+        num_damaged: those of them that the decoder could not restore without errors.
 
     Args:
         source: a file or its content.
@@ -167,7 +133,7 @@ class VideoReader:
         self._name = "video" if isinstance(source, bytes) else str(source)
         self._container = _open(source, self._name)
         self._part = part
-        self.num_decoded = 0
+        self.num_decoded = self.num_damaged = 0
         self._num_packets = 0
         self._has_jumped = False
         self._last_s = 0.0
@@ -216,7 +182,7 @@ class VideoReader:
         frames = self._decode()
         if self._part.start_s > 0 and self._jump(self._part.start_s):
             first = next(frames, None)
-            if first is None or first.time is None or self._time_s(first, 0) > start_s + 1.5 / self._rate:
+            if first is None or first.pts is None or self._time_s(first, 0) > start_s + 1.5 / self._rate:
                 frames = self._decode() if self._jump(0.0) else iter(())
             else:
                 frames = itertools.chain([first], frames)
@@ -240,7 +206,7 @@ class VideoReader:
         return True
 
     def _time_s(self, frame: av.VideoFrame, number: int) -> float:
-        if frame.time is None:
+        if frame.pts is None:
             return float(number / self._rate)
         stream = self._stream
         start_s = stream.start_time * stream.time_base if stream.start_time and stream.time_base else 0
@@ -286,6 +252,7 @@ class VideoReader:
         frame, self._first = self._first, None
         while frame is not None:
             self.num_decoded += 1
+            self.num_damaged += frame.raw.is_corrupt
             self._last_s = frame.time_s
             yield frame
             frame = next(self._frames, None)
@@ -319,7 +286,8 @@ def _frame_rate(stream: av.VideoStream) -> Fraction:
 
 def _open(source: Source, name: str) -> av.container.InputContainer:
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), mode="r")
+        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        return av.open(file, mode="r", metadata_errors="replace")  # a title in another encoding is no reason to fail
     except OSError as error:
         raise UnreadableVideoError("file_not_readable", f"{name}: {error.strerror}") from error
     except av.FFmpegError as error:

@@ -2,7 +2,7 @@
 
 import json
 import typing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,9 @@ from idanim.data.sample import ClipMeta, FaceMeta
 @pytest.fixture
 def rows():
     place = Place("train", "train-000000.tar", ({"clip": "p001__1", "face": 2},))
-    return [annotation(place, make_sample(person, num_clips=2).meta) for person in range(5)]
+    metas = [make_sample(person, num_clips=2).meta for person in range(5)]
+    metas[0] = replace(metas[0], caption_states={"action": "refused"})
+    return [annotation(place, meta) for meta in metas]
 
 
 def test_parquet_and_json_lines_say_the_same(tmp_path, rows, monkeypatch):
@@ -28,7 +30,8 @@ def test_parquet_and_json_lines_say_the_same(tmp_path, rows, monkeypatch):
     table = pq.read_table(tmp_path / PARQUET)
     assert pq.ParquetFile(tmp_path / PARQUET).num_row_groups == 3
     for line, row in zip(lines, table.to_pylist(), strict=True):
-        assert {kind: text for kind, text in row.pop("captions").items() if text} == line.pop("captions")
+        for column in ("captions", "caption_states"):
+            assert {kind: text for kind, text in row.pop(column).items() if text} == line.pop(column)
         for read, written in zip(row.pop("faces"), line.pop("faces"), strict=True):
             assert read.pop("embedding") == pytest.approx(written.pop("embedding"), abs=1e-6)
             assert read == written

@@ -243,7 +243,11 @@ class TestRay:
         from idanim.curation.ray_engine import RayEngine
 
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
+        monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a busy machine,
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # where actors of the default niceness hardly run at all
+        here = Path(__file__).parent  # actors find the modules of the tests by the environment alone
+        paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
         (tmp_path / "tried").mkdir()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
         try:

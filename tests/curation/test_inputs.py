@@ -11,7 +11,8 @@ from idanim.curation.inputs import find_clips, read_celebv_hq, read_list
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards
 from idanim.types import IdanimError
-from idanim.video import Part, VideoReader
+from idanim.video import VideoReader
+from idanim.video_part import Part
 
 
 def numbered(path, num_frames=200, fps=25):

@@ -35,9 +35,9 @@ class Page(HTMLParser):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write_mp4(folder / "in" / "anna__0.mp4", person(40))
-    write_mp4(folder / "in" / "<script>alert(1)<_script>.mp4", person(40))
+    write_mp4(folder / "in" / "<script>alert(1)<_script>.mp4", person(42))
     for i in range(4):
-        write_mp4(folder / "in" / f"pair{i}.mp4", np.stack([draw(("red", "green"))] * 20))
+        write_mp4(folder / "in" / f"pair{i}.mp4", np.stack([draw(("red", "green"), x=10 + i)] * 20))
     (folder / "in" / "text.mp4").write_text("not a video")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_page, "MAX_REJECTED", 3)

@@ -30,7 +30,8 @@ from idanim.data.sample import from_members, to_members
 from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.pictures import decode_picture
 from idanim.types import Face, IdanimError
-from idanim.video import UnreadableVideoError, VideoInfo, read_frames
+from idanim.video import UnreadableVideoError, read_frames
+from idanim.video_part import VideoInfo
 
 
 @pytest.fixture

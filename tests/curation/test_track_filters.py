@@ -12,7 +12,7 @@ from idanim.curation.scan import SampledFrame, Scan
 from idanim.curation.track import Tracker, box_overlap
 from idanim.faces.align import ARCFACE_TEMPLATE, TEMPLATE_PX, aligned_crop
 from idanim.types import Face
-from idanim.video import VideoInfo
+from idanim.video_part import VideoInfo
 
 TRACKER = Tracker(min_similarity=0.5, max_stranger_share=0.3, min_overlap=0.05, max_jump_share=0.3, max_faces=16)
 FILTER = FaceFilter(0.1, 0.3, 20.0, 0.9, 0.5, 20.0, 50.0, 45.0)

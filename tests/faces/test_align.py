@@ -26,6 +26,14 @@ def picture_with_dots(points, height=300, width=400):
     return rgb
 
 
+def test_an_aligned_crop_is_aligned_already():
+    rgb = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    crop = aligned_crop(rgb, ARCFACE_TEMPLATE, 112)
+    np.testing.assert_array_equal(crop, rgb)
+    assert crop is not rgb
+    assert (aligned_crop(rgb, np.add(ARCFACE_TEMPLATE, (3, 0)), 112) != rgb).any()
+
+
 class TestFit:
     @pytest.mark.parametrize("angle", [0, 30, -100, 179])
     def test_recovers_a_known_transform(self, angle):

@@ -83,7 +83,8 @@ def arrow_schema() -> pa.Schema:
     linked = place.pop("linked_faces")
     columns = {name: arrow_type(hint) for name, hint in (place | typing.get_type_hints(ClipMeta)).items()}
     # A struct, not a map: every reader of Parquet knows what to make of it.
-    columns["captions"] = pa.struct([(kind, pa.string()) for kind in CAPTION_KINDS])
+    by_kind = pa.struct([(kind, pa.string()) for kind in CAPTION_KINDS])
+    columns |= {"captions": by_kind, "caption_states": by_kind}
     return pa.schema([*columns.items(), ("linked_faces", arrow_type(linked))])
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
-from PIL import Image
 
 from idanim.curation.decision import RejectedError
 from idanim.curation.face_pool import Cutout
@@ -14,6 +14,7 @@ from idanim.curation.scan import SampledFrame, Scan
 from idanim.curation.sources import SourceVideo
 from idanim.types import Face, IdanimError, UInt8Array
 from idanim.video import UnreadableVideoError, VideoReader
+from idanim.video_frame import DecodedFrame
 
 Box = tuple[int, int, int, int]
 
@@ -138,10 +139,10 @@ class Clip:
         frames = np.empty((length, self.size, self.size, 3), dtype=np.uint8)
         first_face: Cutout | None = None
         num_read = 0
-        for index, rgb in _read_again(video, span, 0.5 / scan.fps):
-            if index == start:
-                first_face = Cutout.take(index, rgb, samples[0].faces[0])
-            frames[index - start] = crop_resize(rgb, box, self.size)
+        for index, frame in enumerate(_read_again(video, span, 0.5 / scan.fps)):
+            if index == 0:
+                first_face = Cutout.take(start, frame.rgb(), samples[0].faces[0])
+            frames[index] = frame.square(box, self.size)
             num_read += 1
         if first_face is None or num_read < length:
             text = f"{video.name}: {num_read} of {length} frames came back when they were read again"
@@ -149,17 +150,17 @@ class Clip:
         return Cut(frames, start, box, first_face)
 
 
-def _read_again(video: SourceVideo, span: Span, tolerance_s: float) -> Iterator[tuple[int, UInt8Array]]:
-    """The frames of a span by their index in the video, from the key frame before it where the file allows to jump."""
+def _read_again(video: SourceVideo, span: Span, tolerance_s: float) -> Iterator[DecodedFrame]:
+    """The frames of a span, from the key frame before it where the file allows to jump."""
     first_s = span.samples[0].time_s
     if span.start > 0 and first_s > 0:
         part = replace(video.part, start_s=first_s, end_s=None)
         with VideoReader(video.path, part=part) as reader:
             if abs(reader.first_s - first_s) < tolerance_s:
-                yield from ((span.start + index, rgb) for index, rgb in reader.read(range(span.length)))
+                yield from islice(reader.frames(), span.length)
                 return
     with VideoReader(video.path, part=video.part) as reader:
-        yield from reader.read(range(span.start, span.start + span.length))
+        yield from islice(reader.frames(), span.start, span.start + span.length)
 
 
 def square_crop(width: int, height: int, faces: Sequence[Face]) -> Box:
@@ -190,9 +191,3 @@ def _slide(side: int, extent: int, ranges: np.ndarray) -> int:
     low, high = np.floor(ranges[:, 0].min()), np.ceil(ranges[:, 1].max())
     begin = (low + high - side) / 2 if high - low > side else np.clip(centred, high - side, low)
     return int(np.clip(begin, 0, extent - side))
-
-
-def crop_resize(rgb: UInt8Array, box: Box, size: int) -> UInt8Array:
-    """Cut out a square and resize it, antialiased: [H, W, 3] uint8 to [size, size, 3] uint8."""
-    image = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(image)

@@ -18,7 +18,6 @@ import numpy as np
 from idanim.curation.decision import RejectedError
 from idanim.data.sample import FaceMeta
 from idanim.faces.align import aligned_crop, natural_size_px
-from idanim.faces.engine import FaceEngine
 from idanim.faces.quality import blur, head_pose_deg
 from idanim.pictures import encode_jpeg
 from idanim.types import Face, FloatArray, UInt8Array
@@ -149,12 +148,14 @@ class FacePool:
         """Begin a draw from one scene; it keeps twice as many faces as the pool takes."""
         return FaceDraw(2 * self.num_faces, self.choice, rng)
 
-    def pick(self, draw: FaceDraw, engine: FaceEngine, is_person: Callable[[FloatArray], bool]) -> list[KnownFace]:
+    def pick(
+        self, draw: FaceDraw, vector_of: Callable[[Cutout], FloatArray], is_person: Callable[[FloatArray], bool]
+    ) -> list[KnownFace]:
         """The pool: the first faces drawn that are the person's.
 
         Args:
             draw: of the scene that the clip is cut from.
-            engine: embeds faces.
+            vector_of: a face's recognition vector.
             is_person: whether a recognition vector is the person's.
 
         Raises:
@@ -162,7 +163,7 @@ class FacePool:
         """
         pool = []
         for cutout in draw.drawn():
-            vector = engine.embed(cutout.rgb, cutout.local_face)
+            vector = vector_of(cutout)
             if is_person(vector):
                 pool.append((cutout, vector))
             if len(pool) == self.num_faces:

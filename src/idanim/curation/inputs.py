@@ -17,8 +17,7 @@ from typing import Any
 from idanim.curation.sources import VIDEO_ENDINGS, SourceVideo, clip_key, find_videos, fragment, printable
 from idanim.files import sha256
 from idanim.types import IdanimError
-from idanim.video import Part
-from idanim.video_frame import ShareBox
+from idanim.video_part import Part, ShareBox
 
 COLUMNS = ("path", "start", "end", "box", "identity", "id")
 

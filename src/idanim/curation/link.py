@@ -15,7 +15,7 @@ import numpy as np
 from idanim.curation.chance import rng_for
 from idanim.curation.results import ClipEntry, Result
 from idanim.data.sample import ClipSample
-from idanim.types import FloatArray
+from idanim.types import FloatArray, IdanimError
 
 FaceChoice = tuple[str, tuple[int, ...]]
 """(key of a clip, indices of faces in its sample)."""
@@ -57,6 +57,13 @@ class Linker:
     max_similarity: float
     warn_similarity: float
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.max_faces < 0 or self.min_similarity > self.max_similarity:
+            raise IdanimError(
+                f"link.max_faces={self.max_faces} link.min_similarity={self.min_similarity} "
+                f"link.max_similarity={self.max_similarity}: wanted max_faces ≥ 0 and min_similarity ≤ max_similarity"
+            )
 
     def choose(self, entries: Sequence[ClipEntry]) -> dict[str, list[FaceChoice]]:
         """Which pool faces of other clips each clip gets: by clip key, in the order of the other clips' keys."""

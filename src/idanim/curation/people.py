@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from idanim.curation.results import Result
 from idanim.curation.sources import SourceVideo
+from idanim.faces.engine import unit_vector
 from idanim.types import FloatArray, IdanimError
 
 BLOCK = 2048
@@ -142,4 +143,4 @@ def name_people(accepted: Iterable[Result], videos: Iterable[SourceVideo], peopl
 def _seen(result: Result, source: str) -> SeenPerson:
     meta = result.meta()
     mean = np.mean([face.embedding for face in meta.faces], axis=0, dtype=np.float64)
-    return SeenPerson(meta.key, meta.identity, source, (mean / max(np.linalg.norm(mean), 1e-12)).astype(np.float32))
+    return SeenPerson(meta.key, meta.identity, source, unit_vector(mean))

@@ -23,8 +23,8 @@ from idanim.faces.engine import FaceEngine
 from idanim.pictures import encode_jpeg
 from idanim.video import VideoReader, encode_mp4
 
-CLIP_ENCODING: Final[dict[str, Any]] = {"crf": 16, "preset": "veryfast"}
-"""In 40 % of the time of x264's own preset at crf 17 (LOG.md)."""
+CLIP_ENCODING: Final[dict[str, Any]] = {"crf": 16, "preset": "superfast"}
+"""As near to the picture as x264's own preset at crf 17, in a quarter of the time, a third larger (LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Curator:
         # read, scenes, sample, detect; draw faces on the way
         with VideoReader(video.path, part=self.sampling.limit(video.part)) as reader:
             scan, draw = scan_video(reader, self.sampling, self.scenes, self.engine, self._begin_draw(video))
+        self.sampling.check_whole(scan)
         self.face_filter.check_several(scan)
         self.clip.check_length(scan)
         self.face_filter.check_seen(scan)
@@ -83,7 +84,7 @@ class Curator:
         self.motion_filter.check(span.samples)
 
         # face pool
-        pool = self.face_pool.pick(draw, self.engine, track.matches)
+        pool = self.face_pool.pick(draw, track.vector_of, track.matches)
 
         # cut
         cut = self.clip.cut(video, scan, span)

@@ -24,7 +24,7 @@ from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, f
 from idanim.data.shards import ShardIndex, write_shard
 from idanim.files import write_bytes, write_json
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised when the same video and settings would give another sample than before."""
 
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from idanim.curation.decision import RejectedError
 from idanim.curation.face_pool import Cutout, FaceDraw
 from idanim.curation.scenes import SMALL_PX, CutFinder, Scenes
 from idanim.faces.align import ARCFACE_TEMPLATE, TEMPLATE_PX, aligned_crop
 from idanim.faces.engine import FaceEngine
 from idanim.types import Face, IdanimError, UInt8Array
-from idanim.video import Part, VideoInfo, VideoReader
+from idanim.video import VideoReader
 from idanim.video_frame import DecodedFrame
+from idanim.video_part import Part, VideoInfo
 
 THUMBNAIL_LANDMARKS = ARCFACE_TEMPLATE.astype(np.float32)
 
@@ -33,15 +35,19 @@ class FrameSampling:
         detect_fps: frames looked at for each second of video.
         min_frames: in a short video, frames are taken closer together to reach this many.
         max_s: only so much of a longer video is looked at.
+        max_damaged_share: allowed share of frames that can't be decoded without errors, in [0, 1].
     """
 
     detect_fps: float
     min_frames: int
     max_s: float = math.inf
+    max_damaged_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.detect_fps > 0 and self.min_frames > 0 and self.max_s > 0):
             raise IdanimError(f"sampling.*: wanted positive numbers, got {self}")
+        if not 0 <= self.max_damaged_share <= 1:
+            raise IdanimError(f"sampling.max_damaged_share={self.max_damaged_share}: a share from 0 to 1 is wanted")
 
     def stride(self, info: VideoInfo) -> int:
         """Distance in frames between two frames looked at."""
@@ -56,6 +62,17 @@ class FrameSampling:
             return part
         limit_s = part.start_s + self.max_s
         return Part(part.start_s, limit_s if part.end_s is None else min(part.end_s, limit_s), part.box)
+
+    def check_whole(self, scan: Scan) -> None:
+        """Let a video pass that could be decoded, but for a few frames.
+
+        Raises:
+            RejectedError: "corrupt".
+        """
+        share = scan.num_damaged / scan.num_frames
+        if share > self.max_damaged_share:
+            text = f"{scan.num_damaged} of {scan.num_frames} frames are damaged, allowed {self.max_damaged_share:.0%}"
+            raise RejectedError("corrupt", text, share, self.max_damaged_share)
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class Scan:
         scene: the longest scene, (first frame, behind the last one).
         num_scenes: scenes in the video.
         face_counts: number of faces on every frame looked at, in all scenes.
+        num_damaged: frames that could not be decoded without errors.
     """
 
     info: VideoInfo
@@ -104,6 +122,7 @@ class Scan:
     scene: tuple[int, int]
     num_scenes: int
     face_counts: tuple[int, ...]
+    num_damaged: int = 0
 
     @property
     def single(self) -> list[SampledFrame]:
@@ -208,9 +227,15 @@ def scan_video(
         if cut < reader.num_decoded:
             keeper.cut(cut)
     scene = keeper.finish(reader.num_decoded)
-    span = (scene.start, scene.end)
     scan = Scan(
-        reader.info, reader.num_decoded, reader.fps, tuple(scene.samples), span, keeper.num_scenes, tuple(face_counts)
+        info=reader.info,
+        num_frames=reader.num_decoded,
+        fps=reader.fps,
+        samples=tuple(scene.samples),
+        scene=(scene.start, scene.end),
+        num_scenes=keeper.num_scenes,
+        face_counts=tuple(face_counts),
+        num_damaged=reader.num_damaged,
     )
     return scan, scene.draw
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from idanim.curation.decision import RejectedError
 from idanim.types import IdanimError
-from idanim.video import WHOLE, Part
+from idanim.video_part import WHOLE, Part
 
 VIDEO_ENDINGS = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905

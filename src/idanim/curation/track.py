@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from idanim.curation.decision import RejectedError
+from idanim.curation.face_pool import Cutout
 from idanim.curation.scan import SampledFrame, Scan
 from idanim.faces.engine import FaceEngine
 from idanim.types import Face, FloatArray
@@ -35,6 +36,11 @@ class Track:
         if vector is None:
             vector = self._vectors[sample.index] = embed(sample, self.engine)
         return self.matches(vector)
+
+    def vector_of(self, cutout: Cutout) -> FloatArray:
+        """Recognition vector of a face of one of the frames looked at."""
+        vector = self._vectors.get(cutout.frame)
+        return self.engine.embed(cutout.rgb, cutout.local_face) if vector is None else vector
 
     def matches(self, vector: FloatArray) -> bool:
         """Whether a recognition vector is the person's."""

@@ -77,6 +77,8 @@ def aligned_crop(rgb: UInt8Array, landmarks: FloatArray, size: int) -> UInt8Arra
         [size, size, 3] uint8.
     """
     matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE * (size / TEMPLATE_PX))
+    if rgb.shape[:2] == (size, size) and np.allclose(matrix, np.eye(2, 3), atol=1e-4):
+        return rgb.copy()  # is such a crop already
     image, (left, top), factor = _region(rgb, matrix, size)
     # Pillow maps target pixel centres to source points, so it is given the inverse, in the region's pixels.
     linear = np.linalg.inv(matrix[:, :2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from idanim.faces.engine import MIN_SIDE_PX, largest_first, to_bgr, unit_vector
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
+
+_STRIDE_PX = 32
+"""Detectors want sides that are multiples of this."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class InsightFaceEngine:
 
     def __init__(self, pack: str, root: str, det_size: int = 640, det_threshold: float = 0.8, threads: int = 1) -> None:
         try:  # here, so that a missing package is told in words
+            import cv2
             import onnxruntime
             from insightface.app import FaceAnalysis
         except ModuleNotFoundError as error:
@@ -52,6 +57,7 @@ class InsightFaceEngine:
                 allowed_modules=["detection", "recognition"],
                 providers=["CPUExecutionProvider"],
                 sess_options=options,
+                static_shape_sessions=False,  # else a session more for every shape of picture
             )
         except AssertionError as error:  # how insightface says that no detector was found
             raise IdanimError(f"{folder}: no face detector among its *.onnx files") from error
@@ -59,6 +65,8 @@ class InsightFaceEngine:
             raise IdanimError(f"{folder}: no face recogniser among its *.onnx files")
         analysis.prepare(-1, det_thresh=det_threshold, det_size=(det_size, det_size))
         self._pack = pack
+        self._det_size = det_size
+        self._resize = cv2.resize
         self._detector = analysis.det_model
         self._recogniser = analysis.models["recognition"]
 
@@ -69,15 +77,23 @@ class InsightFaceEngine:
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""
-        if min(rgb.shape[:2]) < MIN_SIDE_PX:
+        height, width = rgb.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:
             return []
-        boxes, landmarks = self._detector.detect(to_bgr(rgb))
+        # insightface would fill up to a square, whose empty part costs as much as the picture.
+        scale = min(1.0, self._det_size / max(height, width))
+        if scale < 1.0:
+            rgb = np.asarray(self._resize(rgb, (max(1, round(width * scale)), max(1, round(height * scale)))), np.uint8)
+        unit = _STRIDE_PX * max(height, width)
+        shape = tuple(_STRIDE_PX * math.ceil(side * self._det_size / unit) for side in (width, height))
+        boxes, landmarks = self._detector.detect(to_bgr(rgb), input_size=shape)
         if landmarks is None:
             raise IdanimError(f"{self.name}: its detector gives no landmarks, which alignment needs")
         faces = []
         for box, points in zip(boxes, landmarks, strict=True):
-            left, top, right, bottom, score = (float(v) for v in box[:5])
-            faces.append(Face((left, top, right, bottom), np.asarray(points, dtype=np.float32), score))
+            left, top, right, bottom = (float(v) / scale for v in box[:4])
+            landmarks_px = np.asarray(points, dtype=np.float32) / np.float32(scale)
+            faces.append(Face((left, top, right, bottom), landmarks_px, float(box[4])))
         return largest_first(faces)
 
     def detect_many(self, pictures: Sequence[UInt8Array]) -> list[list[Face]]:

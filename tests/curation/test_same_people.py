@@ -107,3 +107,9 @@ def test_people_found_by_their_faces_are_linked_and_never_in_both_splits(tmp_pat
     assert all(len(split) == 1 for split in splits.values())
     again = metas(curate(tmp_path / "in", output, "identify=given", "shards.val_fraction=0.4"))
     assert {key: meta.identity for key, meta in again.items()} == {name: name for name in names}
+
+
+@pytest.mark.parametrize("bounds", [(-1, -1.0, 1.0), (5, 0.9, 0.2)])
+def test_bounds_between_which_nothing_lies_are_refused(bounds):
+    with pytest.raises(IdanimError, match=r"link\.min_similarity"):
+        Linker(*bounds, 0.5, 0)
