@@ -28,6 +28,7 @@ MAY_IMPORT = {
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
 ENTRY_POINTS = {
+    "app",
     "assembly",
     "compare",
     "curate",
@@ -40,6 +41,7 @@ ENTRY_POINTS = {
     "recipe",
     "reference_faces",
     "shard_people",
+    "web",
     "weights",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -29,7 +28,7 @@ if find_spec("gradio") is None:
 
 ARGUMENTS = (
     *("sampling.num_frames=4", "sampling.num_inference_steps=4", "device=cpu", "seed=1"),
-    *("app.port=0", "app.limits.upload_mb=1", "app.limits.num_steps=900"),
+    *("app.port=0", "app.limits.upload_mb=1", "app.limits.num_steps=900", "app.limits.queue=1"),
 )
 PATIENCE_S = 60
 
@@ -56,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(20)
-    assert not list(temporary.iterdir()), "temporary files are left behind"
+    assert not list(temporary.glob("*idanim*")), "temporary files are left behind"
 
 
 def url_in(log: Path, process: Any) -> str:
@@ -78,10 +77,13 @@ class Page:
     """What somebody does with an open page."""
 
     def __init__(self, browser: Any, url: str) -> None:
-        self.browser = browser
-        self.requests: list[str] = []
-        browser.get(url)
-        self.wait(lambda: self.find("#generate"))
+        self.browser, self.url = browser, url
+        self.reload()
+
+    def reload(self) -> None:
+        """A page as it is at first."""
+        self.browser.get(self.url)
+        self.wait(lambda: self.find("#photos input[type=file]"))
 
     def find(self, selector: str) -> Any:
         found = self.browser.find_elements("css selector", selector)
@@ -167,8 +169,129 @@ def page(browser: Any, server: Server) -> Page:
 
 
 def test_upload_generate_play(page: Page, photos: list[Path]) -> None:
+    page.browser.get_log("performance")
     page.upload_and_wait(photos[0])
     page.fill("#prompt", "a person wearing a red hat")
-    status = page.generate()
-    page.browser.save_screenshot("/tmp/wt/shot.png")
-    print(status, page.captions(), page.asked_hosts())
+    page.generate()
+    (caption,) = page.captions()
+    assert re.fullmatch(r"similarity to ada -?\d\.\d\d · face in \d of 4 frames · seed 1", caption)
+    assert re.search(r"video_001_seed_1\s*\.mp4.*video_001_seed_1\s*\.json", page.text("#files"))
+    if os.environ.get("IDANIM_SCREENSHOT"):
+        page.browser.save_screenshot(os.environ["IDANIM_SCREENSHOT"])
+    page.click("#gallery .thumbnail-item")
+    played = (
+        "const v = [...document.querySelectorAll('#gallery video')].pop(); if (!v) return 0; v.muted = true; v.play();"
+        "return v.videoWidth == 32 && v.currentTime"
+    )
+    page.wait(lambda: page.browser.execute_script(played), "the video does not play")
+    assert page.asked_hosts() == set()
+
+
+def test_mixed_and_from_one_to_the_other(page: Page, photos: list[Path]) -> None:
+    page.upload_and_wait(*photos)
+    page.open("#identity")
+    page.choose("#use", "mixed")
+    page.fill("#weights", "0.7, 0.7")
+    page.click("#generate")
+    assert "they sum to 1.4, expected 1" in page.error()
+    page.fill("#weights", "0.7, 0.3")
+    page.generate()
+    (mixed,) = page.captions()
+    assert re.match(r"similarity to ada \S+, bob \S+ · face", mixed)
+    page.choose("#use", "from one to the other")
+    page.fill("#sweep", "2")
+    page.click("#generate")
+    page.wait(lambda: len(page.captions()) == 3, "not both ends")
+    assert mixed in page.captions()[2]  # the newest come first
+
+
+def test_mistakes_are_told(page: Page, photos: list[Path], tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "grey.png")
+    (tmp_path / "words.png").write_text("no picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (800, 800, 3), np.uint8)).save(tmp_path / "large.png")
+    page.click("#generate")
+    assert "no photo: upload one of the person" in page.error()
+    for name, words in (("grey", "finds no face in grey.png"), ("words", "words.png: not a readable picture")):
+        page.reload()
+        page.upload_and_wait(tmp_path / f"{name}.png")
+        page.click("#generate")
+        assert words in page.error()
+        assert str(Path(tmp_path).anchor + "tmp") not in page.error()
+    page.reload()
+    page.upload(tmp_path / "large.png")
+    assert "exceed the maximum allowed size of 1.0 Mb" in page.error()
+    page.reload()
+    (tmp_path / "words.txt").write_text("no picture")
+    page.upload(tmp_path / "words.txt")
+    assert "Invalid file type" in page.error()
+    page.reload()
+    page.upload_and_wait(photos[0])
+    page.fill("#prompt", " ")
+    page.click("#generate")
+    assert "the prompt is empty" in page.error()
+
+
+def test_an_example_fills_in_photo_and_prompt(page: Page) -> None:
+    page.click("#examples .gallery-item:nth-of-type(2)")
+    page.wait(lambda: "face" in page.text("#photos"), "no photo")
+    page.generate()
+    assert page.captions()[0].startswith("similarity to face ")
+
+
+def test_a_full_queue_is_told_and_stop_ends_the_work(page: Page, server: Server, photos: list[Path]) -> None:
+    page.upload_and_wait(photos[0])
+    page.open("#sampling")
+    page.fill("#steps", "900")
+    page.click("#generate")
+    page.wait(lambda: re.search(r"\d+/900", page.text("#gallery")), "no progress")
+    running = page.browser.current_window_handle
+    others = []
+    for _ in range(2):
+        page.browser.switch_to.new_window("tab")
+        other = Page(page.browser, server.url)
+        assert other.captions() == []
+        other.click("#generate")
+        others.append(page.browser.current_window_handle)
+    assert "the queue is full: 1 request waits" in other.error()
+    page.browser.switch_to.window(running)
+    page.click("#stop")
+    page.wait(lambda: "Stopped; 0 videos were finished" in page.text("#status"), "not stopped")
+    for handle, words in zip(others, ("no photo", "the queue is full"), strict=True):
+        page.browser.switch_to.window(handle)
+        assert words in other.error()
+        page.browser.close()
+    page.browser.switch_to.window(running)
+
+
+def test_only_uploaded_files_are_read(server: Server, photos: list[Path]) -> None:
+    for path in ("/etc/hostname", str(photos[0]), f"{server.url}/config"):
+        file = {"path": path, "orig_name": "face.png", "meta": {"_type": "gradio.FileData"}}
+        assert "similarity" not in (said := Call(server, "outside", [file]).error())
+        assert "no photo" not in said
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{server.url}/gradio_api/file={photos[0]}")
+
+
+class Call:
+    """A request for videos past the page, with the page's first values but for the photos."""
+
+    def __init__(self, server: Server, session: str, photos: list[Any]) -> None:
+        self.url, self.session = f"{server.url}/gradio_api/queue", session
+        with urllib.request.urlopen(f"{server.url}/config") as answer:
+            config = json.load(answer)
+        function = max(config["dependencies"], key=lambda dependency: len(dependency["inputs"]))
+        values = {component["id"]: component["props"].get("value") for component in config["components"]}
+        data = [photos, *(values[field] for field in function["inputs"][1:])]
+        body = json.dumps({"data": data, "fn_index": function["id"], "session_hash": session}).encode()
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/join", body, headers)).close()
+
+    def error(self) -> str:
+        """What comes instead of videos."""
+        with urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=PATIENCE_S) as lines:
+            for line in lines:
+                message = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+                if message.get("msg") == "process_completed":
+                    assert not message["success"]
+                    return str(message["output"])
+        raise AssertionError("the answer ends early")

@@ -21,7 +21,7 @@ TITLE = "idanim"
 NO_CONTROL = "Off: it needs a server that was started with `control=scribble` or `control=rgb`."
 ABOUT_SCORES = (
     "Similarity is the cosine between the faces of the frames and those of the photos, by {engine}; a frame without a "
-    "face counts 0. Higher is more alike; strangers have about 0."
+    "face counts 0. Higher is more alike."
 )
 CSS = ".caption-label {white-space: normal !important; max-width: 100% !important}"
 
@@ -47,7 +47,14 @@ def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | Non
                     make = gr.Button("Generate", variant="primary", elem_id="generate")
                     stop = gr.Button("Stop", elem_id="stop")
                 status = gr.Markdown("", elem_id="status")
-                gallery = gr.Gallery(label="Videos of this page", columns=2, elem_id="gallery", buttons=["download"])
+                gallery = gr.Gallery(
+                    label="Videos of this page",
+                    columns=3,
+                    fit_columns=False,
+                    object_fit="contain",
+                    elem_id="gallery",
+                    buttons=["download"],
+                )
                 gr.Markdown(ABOUT_SCORES.format(engine=studio.generator.engine.name))
                 files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
 
@@ -55,7 +62,10 @@ def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | Non
             yield from generate(studio, str(request.session_hash), values, progress)
 
         def begin(request: gr.Request) -> str:
-            studio.begin(str(request.session_hash))
+            try:
+                studio.begin(str(request.session_hash))
+            except IdanimError as error:
+                raise _told(error) from error
             return "Waiting for its turn …"
 
         def end(request: gr.Request) -> str:
@@ -67,7 +77,7 @@ def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | Non
 
         at_once: Any = {"queue": False, "api_visibility": "private"}
         begun = make.click(begin, outputs=status, show_progress="hidden", **at_once)
-        begun.then(
+        begun.success(
             run,
             fields,
             [status, gallery, files],
@@ -92,7 +102,7 @@ def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> 
     Raises:
         gr.Error: a mistake of the user, in words.
     """
-    session = studio.session(key)
+    session = studio.start(key)
     made: list[Result] = []
 
     def on_step(number: int, num_videos: int, now: Progress) -> None:
@@ -106,8 +116,12 @@ def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> 
     except CancelledError:
         yield _status(made, f"Stopped; {len(made)} videos were finished."), *_shown(session.results)
     except IdanimError as error:
-        # Gradio shows the text as HTML.
-        raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
+        raise _told(error) from error
+
+
+def _told(error: IdanimError) -> gr.Error:
+    """The error as Gradio shows it: as HTML."""
+    return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
 
 
 def _shown(results: Sequence[Result]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -144,8 +158,8 @@ def _fields(studio: Studio) -> list[Any]:
 def _identity(studio: Studio) -> list[Any]:
     with gr.Accordion("Several photos, mixed identities", open=False, elem_id="identity"):
         use = gr.Radio(USES, value=ONE, label="The photos show", elem_id="use",
-                       info="One person: the id tokens of all photos are averaged, and a photo of somebody else is left "
-                       "out. Otherwise one photo of each.")  # fmt: skip
+                       info="One person: the id tokens of all photos are averaged, a photo of somebody else is left out. "
+                       "Otherwise one photo of each.")  # fmt: skip
         with gr.Row():
             weights = gr.Textbox(label="Weights", placeholder="0.7, 0.3", elem_id="weights",
                                  info="one a photo, with the sum 1; empty = equal")  # fmt: skip
@@ -213,4 +227,5 @@ def _examples(prompts: Sequence[str], photo: Path | None, photos: Any, prompt: A
     if photo is None:
         gr.Examples([[text] for text in prompts], [prompt], label="Examples", elem_id="examples")
     else:
-        gr.Examples([[[str(photo)], text] for text in prompts], [photos, prompt], label="Examples", elem_id="examples")
+        rows = [[[str(photo)], text] for text in prompts]
+        gr.Examples(rows, [photos, prompt], label="Examples", elem_id="examples", visible_columns=[1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,11 +19,12 @@ from idanim.types import IdanimError
 
 
 def serve(run: Run) -> None:
-    """Serve the page until ^C.
+    """Serve the page until ^C or SIGTERM.
 
     Raises:
         IdanimError: the models can't be loaded, or the port is taken; the text says what to do.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder goes then, too
     with serving(run) as page:
         page.block_thread()
 

@@ -96,6 +96,7 @@ class Studio:
         self.generator = Generator(run)
         self._at_work, self._sessions_change = Lock(), Lock()
         self._sessions: dict[str, Session] = {}
+        self._waiting: set[str] = set()
 
     # ------------------------------------------------------------------------------------------- sessions
 
@@ -105,6 +106,7 @@ class Studio:
             now = time.monotonic()
             for name, session in list(self._sessions.items()):
                 if name != key and now - session.used_s > self.limits.idle_s:
+                    self._waiting.discard(name)
                     _end(self._sessions.pop(name))
             if key not in self._sessions:
                 self._sessions[key] = Session(Path(mkdtemp(dir=self._root)))
@@ -112,8 +114,26 @@ class Studio:
             return self._sessions[key]
 
     def begin(self, key: str) -> None:
-        """Forget an earlier `stop`, because videos are asked for again."""
-        self.session(key).stop = Event()
+        """Take a place in the queue, and forget an earlier `stop`.
+
+        Raises:
+            IdanimError: the queue is full.
+        """
+        session = self.session(key)
+        with self._sessions_change:
+            waiting = len(self._waiting - {key})
+            if waiting >= self.limits.queue:
+                requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+                raise IdanimError(f"the queue is full: {requests}; try again in a while")
+            self._waiting.add(key)
+            session.stop = Event()
+
+    def start(self, key: str) -> Session:
+        """The session of a page, whose turn it is now."""
+        session = self.session(key)
+        with self._sessions_change:
+            self._waiting.discard(key)
+        return session
 
     def stop(self, key: str) -> None:
         """End the session's work after its step; where it still waits, as soon as its turn comes."""
@@ -123,6 +143,7 @@ class Studio:
         """End a session's work and delete its files."""
         with self._sessions_change:
             session = self._sessions.pop(key, None)
+            self._waiting.discard(key)
         if session is not None:
             _end(session)
 
