@@ -76,7 +76,10 @@ def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | Non
             studio.close(str(request.session_hash))
 
         at_once: Any = {"queue": False, "api_visibility": "private"}
-        begun = make.click(begin, outputs=status, show_progress="hidden", **at_once)
+        # In Gradio's queue, or an error would not come up.
+        begun = make.click(
+            begin, outputs=status, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+        )
         begun.success(
             run,
             fields,
@@ -158,7 +161,7 @@ def _fields(studio: Studio) -> list[Any]:
 def _identity(studio: Studio) -> list[Any]:
     with gr.Accordion("Several photos, mixed identities", open=False, elem_id="identity"):
         use = gr.Radio(USES, value=ONE, label="The photos show", elem_id="use",
-                       info="One person: the id tokens of all photos are averaged, a photo of somebody else is left out. "
+                       info="One person: the id tokens of all photos are averaged, one of somebody else is left out. "
                        "Otherwise one photo of each.")  # fmt: skip
         with gr.Row():
             weights = gr.Textbox(label="Weights", placeholder="0.7, 0.3", elem_id="weights",

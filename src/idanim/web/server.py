@@ -54,7 +54,8 @@ def serving(run: Run) -> Iterator[Any]:
         prompts = [prompt.text for prompt in load_prompts(app["examples"])][:4]
         is_toy = run.choices.get("faces") == "toy"
         page = build_page(studio, prompts, Path(shipped("face.png")) if is_toy else None)
-        page.queue(max_size=limits.queue, api_open=False)
+        # The studio counts who waits. Gradio's own bound is for requests past the page; its queue also holds short work.
+        page.queue(max_size=2 * limits.queue + 10, api_open=False)
         try:
             page.launch(
                 server_name=app["host"],
