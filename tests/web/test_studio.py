@@ -97,7 +97,7 @@ def test_stop_ends_after_the_step_and_keeps_what_is_finished(studio: Studio, pho
     with pytest.raises(CancelledError):  # while it waits
         list(studio.make(form(photos[:1]), session, quiet))
     studio.begin("stopped")
-    assert len(list(studio.make(form(photos[:1]), session, quiet))) == 1
+    assert len(list(studio.make(form(photos[:1]), studio.start("stopped"), quiet))) == 1
 
 
 def test_a_full_queue_is_told_until_somebody_starts_or_leaves(studio: Studio) -> None:

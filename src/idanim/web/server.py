@@ -54,7 +54,7 @@ def serving(run: Run) -> Iterator[Any]:
         prompts = [prompt.text for prompt in load_prompts(app["examples"])][:4]
         is_toy = run.choices.get("faces") == "toy"
         page = build_page(studio, prompts, Path(shipped("face.png")) if is_toy else None)
-        # The studio counts who waits. Gradio's own bound is for requests past the page; its queue also holds short work.
+        # The studio counts who waits. This bound is for requests past the page; the queue also holds short work.
         page.queue(max_size=2 * limits.queue + 10, api_open=False)
         try:
             page.launch(
