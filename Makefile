@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[faces,sweep,captions,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[faces,sweep,captions,app,dev]'
 	@touch $@
 
 demo: setup $(if $(VIDEOS),,toy-data)

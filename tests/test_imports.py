@@ -29,6 +29,7 @@ MAY_IMPORT = {
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
 ENTRY_POINTS = {
+    "app",
     "assembly",
     "compare",
     "curate",
@@ -42,6 +43,7 @@ ENTRY_POINTS = {
     "reference_faces",
     "shard_people",
     "systems",
+    "web",
     "weights",
 }
 
