@@ -60,7 +60,7 @@ class Plan:
     teacher: int = 1500
     resampler: int = 1000
     attention: int = 1000
-    adapter: int = 500
+    adapter: int = 2700
 
     def shortened(self, num_steps: int, num_people: int) -> Plan:
         """Give every stage `num_steps`, on `num_people`, to see that everything runs."""

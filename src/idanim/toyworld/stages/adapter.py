@@ -37,7 +37,8 @@ from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
 
 BATCH_SIZE = 64
-ID_WEIGHT = 0.1
+ID_WEIGHT = 0.4
+"""Of the identity loss. The first 1200 of the joint steps of the shipped adapter, and what came before, had 0.1."""
 NULL_PROB = 0.1
 """How often the text, and independently the face, is left out."""
 
