@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def main(run: Run) -> None:
         strategy=build(config["reference"]),
         reference_size=models.encoder.image_size,
         face_finder=built_or_plain(config["identity_loss"]["face_finder"]),
+        face_settings=json.dumps(config["identity_loss"]["face_finder"], sort_keys=True),
     )
     module = build(
         config["training"],

@@ -29,7 +29,7 @@ from idanim.curation.people import People, name_people
 from idanim.curation.pipeline import Curator
 from idanim.curation.report import terminal_table, write_report
 from idanim.curation.report_page import write_page
-from idanim.curation.results import Result, ResultStore
+from idanim.curation.results import AWAY, Result, ResultStore
 from idanim.curation.run import curate_all
 from idanim.curation.scan import FrameSampling
 from idanim.curation.scenes import Scenes
@@ -104,13 +104,15 @@ def curate(run: Run) -> None:
         claim(run.output, source, config["replace"])
         results = curate_all(workers, functools.partial(make_curator, settings), videos, store)
         named = name_people((result for result in results if result.decision.accepted), videos, people)
+        _keep_old_shards(run.output, results, config["replace"])
         accepted = caption_all(captioner, named)
         plans = write_shards(run.output, accepted, packing, linker)
         leaks = linker.find_leaks(_of_split("train", plans, accepted), _of_split("val", plans, accepted))
         decisions = [result.decision for result in results]
         captions = caption_summary(accepted)
         write_report(run.output, decisions, plans, leaks, engine, captions)
-        write_page(run.output, results, engine)
+        by_file = {result.path: result for result in accepted}  # named and captioned
+        write_page(run.output, [by_file.get(result.path, result) for result in results], engine)
         store.remove_others(results)
         for pattern in (".*.part*", "work/.*.part*", "work/captions/*/.*.part*"):
             for leftover in run.output.glob(pattern):  # of a killed run
@@ -122,6 +124,22 @@ def curate(run: Run) -> None:
         ) from error
     print(terminal_table(decisions, leaks, captions))
     print(f"{run.output / 'report.html'}  {sum(len(plan.keys) for plan in plans)} clips in {len(plans)} shards")
+
+
+def _keep_old_shards(output: Path, results: Sequence[Result], replace: bool) -> None:
+    """Refuse to put an empty dataset in the place of one that is there.
+
+    Raises:
+        IdanimError: no video was accepted, and there are shards; perhaps the videos' disk is not there.
+    """
+    if replace or any(result.decision.accepted for result in results):
+        return
+    if any(output.glob("train-*.tar")) or any(output.glob("val-*.tar")):
+        away = sum(result.decision.reason in AWAY for result in results)
+        raise IdanimError(
+            f"none of the {len(results)} videos was accepted, {away} of them are missing or can't be read; "
+            f"the shards in {output} are left as they are. If they may go: replace=true"
+        )
 
 
 def _of_split(split: str, plans: Sequence[ShardPlan], accepted: Sequence[Result]) -> list[Result]:

@@ -240,6 +240,7 @@ def _score(
 
     settings = {
         "face_engine": judges.engine.name,
+        "faces": run.config["faces"],  # its thresholds and sizes, too
         "text_model": None if judges.clip is None else judges.clip.name,
         "protocol": run.config["protocol"],
         "num_frames": scoring["num_frames"],

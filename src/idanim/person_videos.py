@@ -14,7 +14,7 @@ from tqdm import tqdm
 from idanim.config import Run, built_or_plain
 from idanim.files import write_bytes
 from idanim.generation.control import SparseControl
-from idanim.generation.output import check_formats
+from idanim.generation.output import check_formats, has_formats
 from idanim.generator import Generator, Person, Progress
 from idanim.metrics.grid import slug
 from idanim.metrics.picture_grid import GAP_PX, thumbnails, tile, write_picture_grid
@@ -160,7 +160,7 @@ def _make(generator: Generator, jobs: Sequence[Job], control: SparseControl | No
         try:
             for job in jobs:
                 record = generator.record(job.person, job.prompt, job.seed, control)
-                if is_made(job.path, record):
+                if is_made(job.path, record) and has_formats(job.path, formats):
                     steps.update(num_steps)
                 else:
                     video = generator.generate(job.person, job.prompt, job.seed, control, on_progress)

@@ -53,6 +53,7 @@ def test_captions_of_a_server_reach_the_shards_and_a_second_run_asks_nothing(vid
     with serve(lambda number, body: completion(f"answer number {number}")) as server:
         output = curate(videos, tmp_path / "out", *FAST, f"captions.model.base_url={server.url}")
         before = shard_bytes(output)
+        assert "answer number" in (output / "report.html").read_text()
         assert len(server.requests) == 3 * 3 + 2
         assert shard_bytes(curate(videos, output, *FAST, f"captions.model.base_url={server.url}")) == before
         assert len(server.requests) == 11

@@ -172,3 +172,43 @@ def test_files_of_the_same_content_are_used_once(tmp_path):
     expected = {"a__0.mp4": None, "b__0.mp4": "duplicate", "c.mp4": "empty_file", "d.mp4": "empty_file"}
     assert decisions(output) == expected
     assert len(metas(curate(tmp_path / "in", output, "keep_duplicates=true"))) == 2
+
+
+class TestVideosThatAreAway:
+    """A disk that is not mounted today must not cost the dataset of yesterday."""
+
+    def shards_of(self, output):
+        return {path.name: path.read_bytes() for path in sorted(output.glob("*-*.tar"))}
+
+    def test_shards_and_results_stay(self, tmp_path):
+        source = tmp_path / "videos"
+        for name, x in (("anna", 30), ("bob", 34)):
+            write_mp4(source / f"{name}.mp4", np.stack([draw(x=x + i // 4) for i in range(48)]))
+        rows = [json.dumps({"path": f"{name}.mp4", "identity": name}) for name in ("anna", "bob")]
+        (tmp_path / "list.jsonl").write_text("\n".join(rows))
+        arguments = (tmp_path / "list.jsonl", tmp_path / "out", f"videos={source}")
+        output = curate(*arguments)
+        shards = self.shards_of(output)
+        assert shards
+        results = {path.name: path.read_bytes() for path in (output / "work" / "videos").glob("*.tar")}
+        source.rename(tmp_path / "away")
+        with pytest.raises(SystemExit, match=r"none of the 2 videos was accepted, 2 of them are missing.*replace=true"):
+            curate(*arguments)
+        assert self.shards_of(output) == shards
+        (tmp_path / "away").rename(source)
+        (source / "bob.mp4").rename(tmp_path / "bob.mp4")
+        assert decisions(curate(*arguments)) == {"anna.mp4": None, "bob.mp4": "file_missing"}
+        kept = {path.name: path.read_bytes() for path in (output / "work" / "videos").glob("*.tar")}
+        assert kept == results  # bob's, too
+        (tmp_path / "bob.mp4").rename(source / "bob.mp4")
+        curate(*arguments)
+        assert self.shards_of(output) == shards
+
+
+def test_listed_clips_without_a_name_are_people_of_their_own(tmp_path):
+    frames = np.stack([draw(x=20 + i // 4) for i in range(100)])
+    write_mp4(tmp_path / "videos" / "film.mp4", frames)
+    rows = [json.dumps({"path": "film.mp4", "start": start, "end": start + 1.8}) for start in (0, 2)]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    found = metas(curate(tmp_path / "list.jsonl", tmp_path / "out", f"videos={tmp_path / 'videos'}"))
+    assert len(found) == len({meta.identity for meta in found.values()}) == 2

@@ -159,7 +159,16 @@ class TestCaptions:
 class TestSampling:
     @pytest.mark.parametrize(
         ("fps", "num_frames", "stride"),
-        [(25, 250, 12), (30, 300, 15), (25, 16, 1), (25, 36, 3), (1, 100, 1), (25, 0, 12), (240, 4800, 120)],
+        [
+            (25, 250, 12),
+            (30, 300, 15),
+            (25, 16, 1),
+            (25, 36, 3),
+            (1, 100, 1),
+            (25, 0, 12),
+            (60, 600, 30),
+            (240, 4800, 30),
+        ],
     )
     def test_stride(self, fps, num_frames, stride):
         assert FrameSampling(2.0, 12).stride(VideoInfo(64, 64, fps, num_frames)) == stride

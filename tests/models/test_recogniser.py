@@ -129,3 +129,11 @@ def test_large_faces_are_averaged_and_not_skipped() -> None:
     board = ((rows[:, None] + rows) % 2 * 2.0 - 1).expand(1, 3, -1, -1)
     crop = torch.nn.functional.avg_pool2d(crop_faces(board, landmarks, 448), 4)
     assert crop[..., 8:-8, 8:-8].abs().max() < 0.3
+
+
+def test_it_moves_but_keeps_its_precision() -> None:
+    recogniser = FaceRecogniser(TOY)
+    crops = torch.rand(2, 3, 112, 112) * 2 - 1
+    before = recogniser(crops)
+    assert torch.equal(recogniser.to(torch.bfloat16)(crops), before)
+    assert recogniser.to("meta").network.get_buffer("constant_0").is_meta

@@ -101,7 +101,7 @@ def read_list(source: Path, root: Path) -> list[SourceVideo]:
             name = f"{clip.name}&row={number}"
             clip = replace(clip, name=name, key=clip_key(name))
         if clip.key in keys:
-            raise IdanimError(f"{where}: id={row['id']!r} is that of row {keys[clip.key]}, too")
+            raise IdanimError(f"{where}: id={row.get('id', clip.key)!r} is that of row {keys[clip.key]}, too")
         names.add(clip.name)
         keys[clip.key] = number
         clips.append(clip)

@@ -73,7 +73,7 @@ class RayEngine:
         if self._address is None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         try:
-            ray.init(address=self._address, log_to_driver=False, **({} if self._address else own))
+            ray.init(address=self._address or "local", log_to_driver=False, **({} if self._address else own))
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise IdanimError(f"ray_address={self._address}: Ray can't be reached or started ({error})") from error
 

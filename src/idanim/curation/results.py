@@ -28,6 +28,10 @@ RESULT_VERSION = 3
 """Raised when the same video and settings would give another sample than before."""
 
 
+AWAY = ("file_missing", "file_not_readable")
+"""Reasons that say nothing of the video itself, which may be back the next time."""
+
+
 @dataclass(frozen=True)
 class ClipEntry:
     """What linking and packing need to know of an accepted clip; small, since all of them are held at once.
@@ -169,8 +173,13 @@ class ResultStore:
         return Result(Decision(video.name, video.key), path)
 
     def remove_others(self, keep: Collection[Result]) -> None:
-        """Remove what other settings, removed videos and killed runs left in the folder."""
+        """Remove what other settings, removed videos and killed runs left in the folder.
+
+        What is known of a video that is away just now stays, for when it is back.
+        """
         names = {path.name for result in keep for path in (result.path, result.picture)}
+        away = {f"{result.decision.key}-" for result in keep if result.decision.reason in AWAY}
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if path.is_file() and path.name not in names:
+            is_away = path.name.removesuffix(path.suffix).rpartition("-")[0] + "-" in away
+            if path.is_file() and path.name not in names and not is_away:
                 path.unlink()

@@ -27,6 +27,10 @@ from idanim.video_part import Part, VideoInfo
 THUMBNAIL_LANDMARKS = ARCFACE_TEMPLATE.astype(np.float32)
 
 
+MAX_STRIDE_FRAMES = 30
+"""Clips have 32 frames or more where the video does; with one sampled frame alone nothing is known of their motion."""
+
+
 @dataclass(frozen=True)
 class FrameSampling:
     """Which frames are looked at.
@@ -51,7 +55,7 @@ class FrameSampling:
 
     def stride(self, info: VideoInfo) -> int:
         """Distance in frames between two frames looked at."""
-        stride = max(1, round(info.fps / self.detect_fps))
+        stride = min(max(1, round(info.fps / self.detect_fps)), MAX_STRIDE_FRAMES)
         if info.num_frames:
             stride = min(stride, max(1, info.num_frames // self.min_frames))
         return stride

@@ -156,8 +156,14 @@ class IdentityNames:
             raise IdanimError(f"identity.pattern={self.pattern!r}: needs a (group) that holds the person's name")
 
     def of(self, video: SourceVideo) -> str:
-        """The person's name."""
+        """The person's name.
+
+        A listed clip whose list names nobody is a person of its own: clips of one source may show different people,
+        and whether they do is for `identify=source` to see.
+        """
         if video.identity:
             return video.identity
+        if video.source_id is not None:
+            return video.key
         match = re.search(self.pattern, video.stem)
         return (match[1] if match else None) or video.stem

@@ -28,6 +28,7 @@ class ClipDataModule(LightningDataModule):
         strategy: chooses the reference pictures.
         reference_size: side of the reference pictures in pixels.
         face_finder: finds the landmarks that an identity loss needs; None = no batch has any.
+        face_settings: how it finds them, as text; landmarks found with other settings don't count.
         latents: folder for latents; None puts them beside the shards.
         num_frames: frames of a training clip.
         frame_stride: every how many frames one is taken.
@@ -49,6 +50,7 @@ class ClipDataModule(LightningDataModule):
         strategy: ReferenceStrategy,
         reference_size: int,
         face_finder: FaceFinder | None = None,
+        face_settings: str = "",
         latents: str | None = None,
         num_frames: int = 16,
         frame_stride: int = 1,
@@ -68,6 +70,7 @@ class ClipDataModule(LightningDataModule):
         self.strategy = strategy
         self.reference_size = reference_size
         self.face_finder = face_finder
+        self.face_settings = face_settings
         self.latents_folder = Path(latents).expanduser() if latents else None
         self.window = FrameWindow(num_frames, frame_stride, height, width)
         self.batch_size = batch_size
@@ -90,7 +93,9 @@ class ClipDataModule(LightningDataModule):
         return LatentFolder(self.latents_folder, self.encoder.latent_fingerprint, self.window)
 
     def _landmarks(self) -> LandmarkFolder | None:
-        return LandmarkFolder(None, self.face_finder, self.window) if self.face_finder else None
+        if self.face_finder is None:
+            return None
+        return LandmarkFolder(None, self.face_finder, self.window, self.face_settings)
 
     def prepare_data(self) -> None:
         """Encode the clips that have no latents yet, on the trainer's device, and look for faces where needed.

@@ -36,11 +36,12 @@ class LandmarkFolder:
         folder: where the files lie; None puts them in `landmarks/` beside each shard.
         finder: finds faces.
         window: resolution and frame sampling.
+        settings: of the finder, beside its name: with others, faces are looked for anew.
     """
 
-    def __init__(self, folder: Path | None, finder: FaceFinder, window: FrameWindow) -> None:
+    def __init__(self, folder: Path | None, finder: FaceFinder, window: FrameWindow, settings: str = "") -> None:
         self.finder = finder
-        self.cache = ClipCache("landmarks", folder, finder.name, window)
+        self.cache = ClipCache("landmarks", folder, f"{finder.name} {settings}", window)
 
     def find_missing(self, shards: Sequence[ShardIndex], max_broken: float) -> None:
         """Look for faces in the shards that were not looked at yet.

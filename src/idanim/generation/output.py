@@ -38,6 +38,12 @@ def mp4_bytes(clip: GeneratedClip, statement: str) -> bytes:
     return encode_mp4(clip.frames, clip.fps, tags={"comment": statement, "description": statement})
 
 
+def has_formats(path: Path, formats: Sequence[str]) -> bool:
+    """Whether the files of `formats` are there, beside the mp4 at `path`."""
+    places = {"gif": path.with_suffix(".gif"), "webp": path.with_suffix(".webp"), "png": path.with_suffix("")}
+    return all(place.exists() for name, place in places.items() if name in formats)
+
+
 def write_formats(path: Path, clip: GeneratedClip, formats: Sequence[str], statement: str) -> None:
     """Write what is asked for beside an mp4.
 

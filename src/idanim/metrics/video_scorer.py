@@ -22,7 +22,15 @@ from idanim.types import IdanimError, UInt8Array
 from idanim.video import UnreadableVideoError, read_frames
 
 STRIP_FRAMES = 3
-SCORING_CODE = (Path(__file__).parent, Path(__file__).parents[1] / "faces", Path(__file__).parents[1] / "video.py")
+_PACKAGE = Path(__file__).parents[1]
+SCORING_CODE = (
+    Path(__file__).parent,
+    _PACKAGE / "faces",
+    _PACKAGE / "pictures.py",
+    *sorted(_PACKAGE.glob("video*.py")),
+    _PACKAGE / "toyworld" / "faces.py",
+)
+"""Modules and folders of modules whose change makes stored scores worthless."""
 
 ScoreFrames = Callable[[str, VideoRecord, UInt8Array], list[VideoScore]]
 """Name of a video, what it was made from, its frames [F, H, W, 3] → its scores against each person."""

@@ -126,6 +126,15 @@ class OnnxNetwork(nn.Module):
             raise IdanimError(f"{path}: operators {', '.join(unknown)} are not known; known are {', '.join(OPERATORS)}")
         self.requires_grad_(False).eval()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnnxNetwork:
+        """Move, but stay in the file's own precision: recognition suffers from less, and costs little."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(tensor).device)
+
+        super()._apply(moved, recurse)
+        return self
+
     @property
     def first_operators(self) -> list[str]:
         """The first eight operators; they tell whether the network normalises its input itself."""

@@ -26,7 +26,13 @@ MAY_CHANGE = (
     "backbone.model.vae",
     "backbone.model.tokenizer",
     "backbone.image_encoder.path",
+    "backbone.recogniser",
     "encoder.model.path",
+    "encoder.model.clip.path",
+    "encoder.model.recogniser.path",
+    "encoder.model.arcface.recogniser.path",
+    "identity_loss.loss.recogniser.path",
+    "identity_loss.face_finder.root",
 )
 """Where a run lives, how long it goes on and what it shows; everything else decides the weights."""
 
