@@ -21,7 +21,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -70,7 +70,10 @@ def main() -> None:
         "ours": functools.partial(curate_one, ours),
     }
     with tempfile.TemporaryDirectory() as folder:
-        clips = list(_make_clips(options.videos, Path(folder), options.rounds, options.seconds))
+        suited = (video for video in find_videos(options.videos) if not isinstance(curate_one(ours, video), Decision))
+        clips = _make_clips(islice(suited, options.rounds), Path(folder), options.seconds)
+        if not clips:
+            parser.error(f"{options.videos}: no video in it is accepted by curation")
         print(f"{len(clips)} clips of {WIDTH} × {HEIGHT}, {options.seconds:g} s, {FPS} a second; medians of rounds")
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for number, clip in enumerate(clips):
@@ -97,13 +100,12 @@ def _settings(root: str, pack: str, det_size: int) -> dict[str, Any]:
     return config | {"faces": faces | {"root": root, "pack": pack, "det_size": det_size}}
 
 
-def _make_clips(source: Path, folder: Path, count: int, seconds: float) -> list[SourceVideo]:
-    """Videos of the folder with one person, looped to the length wanted, in the middle of a 720p picture."""
-    names = [video for video in find_videos(source) if video.name.startswith("person")]
+def _make_clips(videos: Iterable[SourceVideo], folder: Path, seconds: float) -> list[SourceVideo]:
+    """The beginnings of videos, back and forth to the length wanted, in the middle of a 720p picture."""
     num_frames = round(seconds * FPS)
     made = []
-    for video in islice(names, count):
-        frames = read_frames(video.path, range(48))
+    for video in videos:
+        frames = read_frames(video.path)[:48]
         path = folder / f"{video.key}.mp4"
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=Fraction(FPS), options={"threads": "1", "preset": "veryfast"})

@@ -192,9 +192,11 @@ class TestVideosThatAreAway:
         assert shards
         results = {path.name: path.read_bytes() for path in (output / "work" / "videos").glob("*.tar")}
         source.rename(tmp_path / "away")
+        source.mkdir()  # as an empty mount point
         with pytest.raises(SystemExit, match=r"none of the 2 videos was accepted, 2 of them are missing.*replace=true"):
             curate(*arguments)
         assert self.shards_of(output) == shards
+        source.rmdir()
         (tmp_path / "away").rename(source)
         (source / "bob.mp4").rename(tmp_path / "bob.mp4")
         assert decisions(curate(*arguments)) == {"anna.mp4": None, "bob.mp4": "file_missing"}
