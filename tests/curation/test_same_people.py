@@ -61,12 +61,21 @@ class TestClustering:
         clusters = FaceClusters(0.5, within_source=False)
         names = clusters.names(seen(vectors))
         assert clusters.names(seen(vectors)[::-1]) == names
-        assert set(names.values()) == {f"clip{3 * i:04d}" for i in range(6)}
+        assert set(names.values()) == {min(f"name{3 * i + j}" for j in range(3)) for i in range(6)}
 
     def test_only_clips_of_one_source_are_joined(self):
         vectors = unit([1, 0], [1, 0.1], [1, 0.2], [0, 1])
         names = FaceClusters(0.5, within_source=True).names(seen(vectors, ["a", "a", "b", "a"]))
-        assert [names[f"clip000{i}"] for i in range(4)] == ["clip0000", "clip0000", "clip0002", "clip0003"]
+        assert [names[f"clip000{i}"] for i in range(4)] == ["name0", "name0", "name2", "name3"]
+
+    def test_the_commonest_given_name_stays_unless_others_have_it_too(self):
+        vectors = unit([1, 0, 0], [1, 0.1, 0], [1, 0.2, 0], [0, 1, 0], [0, 0, 1])
+        clusters = FaceClusters(0.5, within_source=False)
+        given = ["zoe", "anna", "anna", "bob", "bob"]
+        found = clusters.names(
+            [dataclasses.replace(p, identity=name) for p, name in zip(seen(vectors), given, strict=True)]
+        )
+        assert [found[f"clip000{i}"] for i in range(5)] == ["anna", "anna", "anna", "clip0003", "clip0004"]
 
     def test_given_names(self):
         assert GivenNames().names(seen(unit([1, 0], [0, 1]))) == {"clip0000": "name0", "clip0001": "name1"}

@@ -37,7 +37,7 @@ class ServerModel:
         timeout_s: of waiting for a reply, or for its next part.
         max_retries: of one question.
         give_up_after: so many failed questions in a row, and no more are asked.
-        budget_requests: requests of this run at most, retries among them.
+        budget_requests: questions of this run at most, with the retries of those that were answered.
         budget_tokens: tokens of this run, as the server counts them, after which no more questions are asked; those
             under way end.
 

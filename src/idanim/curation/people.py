@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -56,7 +56,8 @@ class GivenNames:
 class FaceClusters:
     """Clips whose faces are alike show one person: agglomerative clustering with average linkage.
 
-    A cluster is named after its first clip.
+    A cluster has the name that most of its clips were given, if no other cluster's clips were given it; else it is
+    named after its first clip.
 
     Attributes:
         min_similarity: two clusters are joined while the mean cosine between their clips is at least this.
@@ -76,12 +77,20 @@ class FaceClusters:
         groups: dict[str, list[SeenPerson]] = defaultdict(list)
         for person in sorted(seen, key=lambda person: person.key):
             groups[person.source if self.within_source else ""].append(person)
-        names = {}
+        clusters: list[list[SeenPerson]] = []
         for group in groups.values():
             labels = cluster(np.stack([person.vector for person in group]), self.min_similarity)
-            first: dict[int, str] = {}
+            members: dict[int, list[SeenPerson]] = defaultdict(list)
             for person, label in zip(group, labels.tolist(), strict=True):
-                names[person.key] = first.setdefault(label, person.key)
+                members[label].append(person)
+            clusters += members.values()
+        in_clusters = Counter(name for people in clusters for name in {person.identity for person in people})
+        names: dict[str, str] = {}
+        for people in clusters:
+            given = Counter(person.identity for person in people)
+            commonest = min(given, key=lambda name: (-given[name], name))
+            name = commonest if in_clusters[commonest] == 1 else people[0].key
+            names |= {person.key: name for person in people}
         return names
 
 
