@@ -94,7 +94,7 @@ def moving(frames: UInt8Array, track: FaceTrack) -> list[float]:
     diagonal = float(np.hypot(*frames.shape[1:3]))
     faces = iter(track.faces)
     sums: list[list[float]] = [[], [], []]
-    for (a, b), found in zip(pairwise(frames), track.found, strict=False):
+    for (a, b), found in zip(pairwise(frames), track.found[:-1], strict=True):
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (a, b)]
         no_guess = np.zeros((*grey[0].shape, 2), np.float32)
         flow = cv2.calcOpticalFlowFarneback(grey[0], grey[1], no_guess, 0.5, 3, 15, 3, 5, 1.2, 0)

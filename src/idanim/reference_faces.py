@@ -140,8 +140,10 @@ def _pictures(file: Path, num_frames: int) -> list[tuple[str, UInt8Array]]:
     try:
         frames = read_frames(file, indices)
     except IdanimError:  # the header promised more frames than there are
-        frames = read_frames(file)[:: max(1, length // num_frames)][:num_frames]
-    return [(f"{file.name}, frame {index}", rgb) for index, rgb in zip(indices, frames, strict=False)]
+        frames = read_frames(file)
+        indices = list(range(0, len(frames), max(1, length // num_frames)))[:num_frames]
+        frames = frames[indices]
+    return [(f"{file.name}, frame {index}", rgb) for index, rgb in zip(indices, frames, strict=True)]
 
 
 def _face(name: str, rgb: UInt8Array, engine: FaceEngine, options: ReferenceOptions) -> ReferenceFace | None:

@@ -79,15 +79,12 @@ class Workers(Protocol[W]):
 class Engine(Protocol):
     """Runs work on workers. Engines are chosen by the config group `engine`."""
 
-    def map(
-        self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T], gpus: float = 0.0
-    ) -> Iterator[tuple[T, R | GivenUp]]:
+    def map(self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[tuple[T, R | GivenUp]]:
         """Work on items, in no particular order.
 
         Args:
             make_work: called once in each worker, builds what it works with and returns the work; must pickle.
             items: what to work on; must pickle.
-            gpus: graphics cards, or a part of one, that a worker has for itself.
 
         Yields:
             (item, what came of it), as they are finished.

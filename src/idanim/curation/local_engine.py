@@ -39,10 +39,8 @@ class LocalEngine:
         self._num_workers = workers
         self._timeout_s = timeout_s
 
-    def map(
-        self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T], gpus: float = 0.0
-    ) -> Iterator[tuple[T, R | GivenUp]]:
-        """Work on items; see `dispatch.Engine`. All processes see all graphics cards, whatever `gpus` says."""
+    def map(self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[tuple[T, R | GivenUp]]:
+        """Work on items; see `dispatch.Engine`."""
         if self._num_workers and items:
             yield from Dispatcher(_LocalWorkers(make_work), items, self._num_workers, self._timeout_s).run()
         elif items:

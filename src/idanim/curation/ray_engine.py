@@ -44,9 +44,7 @@ class RayEngine:
         self._timeout_s = timeout_s
         self._address = address
 
-    def map(
-        self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T], gpus: float = 0.0
-    ) -> Iterator[tuple[T, R | GivenUp]]:
+    def map(self, make_work: Callable[[], Callable[[T], R]], items: Sequence[T]) -> Iterator[tuple[T, R | GivenUp]]:
         """Work on items; see `dispatch.Engine`."""
         import ray
 
@@ -56,7 +54,7 @@ class RayEngine:
         if started_here:
             self._connect()
         try:
-            workers = _RayWorkers(make_work, gpus)
+            workers = _RayWorkers(make_work)
             yield from Dispatcher(workers, items, self._num_workers, self._timeout_s).run()
         finally:
             if started_here:
@@ -79,11 +77,11 @@ class RayEngine:
 
 
 class _RayWorkers:
-    def __init__(self, make_work: Callable[[], Callable[[Any], Any]], gpus: float) -> None:
+    def __init__(self, make_work: Callable[[], Callable[[Any], Any]]) -> None:
         import ray
 
         # Never started again by Ray itself: the dispatcher knows what an actor died of.
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
+        self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Actor)
         self._make_work = make_work
 
     def new(self) -> _RayWorker:
