@@ -1,6 +1,7 @@
 import torch
 
 from idanim.toyworld.degrade import LUMA, degrade, with_coarse_colours
+from idanim.toyworld.draws import Draws
 
 
 def test_coarse_colours_keep_brightness() -> None:
@@ -17,7 +18,7 @@ def test_grey_stays_as_it_is() -> None:
 
 def test_degradation_is_mild_and_comes_from_the_generator() -> None:
     pictures = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    first, second = (degrade(pictures, torch.Generator().manual_seed(1)) for _ in range(2))
+    first, second = (degrade(pictures, Draws.seeded(1)) for _ in range(2))
     assert torch.equal(first, second)
     assert first.abs().max() <= 1
     assert 0.01 < (first - pictures).abs().mean() < 0.4

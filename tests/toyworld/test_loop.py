@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.stages.loop import Schedule, fit
 
 
@@ -16,10 +17,10 @@ def train(folder: Path, cut_off_at: int | None = None) -> nn.Linear:
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
 
-    def loss(step: int, generator: Generator) -> Tensor:
+    def loss(step: int, draws: Draws) -> Tensor:
         if step == cut_off_at:
             raise CutOffError
-        x = torch.randn(8, 3, generator=generator)
+        x = draws.normal(8, 3)
         return (model(x) - x.sum(1, keepdim=True)).pow(2).mean()
 
     fit("test", model, loss, Schedule(12, 0.1, warmup_steps=2, log_every_steps=4), folder / "state.pt", seed=1)

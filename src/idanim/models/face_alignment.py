@@ -50,7 +50,7 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
     """
     sides = torch.tensor(pictures.shape[:1:-1], dtype=torch.float32, device=landmarks.device)  # W, H
     matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE.to(landmarks))
-    to_picture = torch.linalg.inv(matrix[:, :, :2])
+    to_picture = torch.linalg.inv_ex(matrix[:, :, :2]).inverse  # inv would wait for the GPU
     shift = -(to_picture @ matrix[:, :, 2:])[:, None, :, 0]
     centres = (
         torch.arange(size_px, dtype=torch.float32, device=landmarks.device) + 0.5

@@ -20,7 +20,7 @@ class Canvas:
 
     def __init__(self, background: Tensor, size_px: int) -> None:
         self.pixel = 2.0 / size_px
-        centres = (torch.arange(size_px, dtype=torch.float32) + 0.5) * self.pixel - 1
+        centres = (torch.arange(size_px, dtype=torch.float32, device=background.device) + 0.5) * self.pixel - 1
         self.x = centres[None, None, :]
         self.y = centres[None, :, None]
         self.picture = background[:, :, None, None].repeat(1, 1, size_px, size_px)
@@ -36,13 +36,13 @@ class Canvas:
         """
         cover = (0.5 - distance / (self.pixel * softness)).clamp(0, 1) * opacity
         if colour.dim() < 4:
-            colour = colour.reshape(-1, 3, 1, 1)
+            colour = colour.to(self.picture.device).reshape(-1, 3, 1, 1)
         self.picture = torch.lerp(self.picture, colour.expand_as(self.picture), cover[:, None])
 
 
 def ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
     """Distance to an ellipse about the origin (exact on its axes)."""
-    radius_x, radius_y = torch.as_tensor(radius_x), torch.as_tensor(radius_y)
+    radius_x, radius_y = torch.as_tensor(radius_x, device=x.device), torch.as_tensor(radius_y, device=x.device)
     ratio = torch.sqrt((x / radius_x) ** 2 + (y / radius_y) ** 2 + 1e-9)
     return (ratio - 1) * torch.minimum(radius_x, radius_y)
 

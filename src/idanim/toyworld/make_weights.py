@@ -42,13 +42,14 @@ CLIPS_PER_TEST_PERSON = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage trains, in optimiser steps, and on how many people.
+    """How long each stage trains, in optimiser steps, on how many people, and in how large batches.
 
     The defaults take hours of two CPU cores.
     """
 
     train_people: int = 8000
     test_people: int = 256
+    batch_factor: int = 1
     autoencoder: int = 2000
     recogniser: int = 1000
     reader: int = 1000
@@ -64,9 +65,31 @@ class Plan:
 
     def shortened(self, num_steps: int, num_people: int) -> Plan:
         """Give every stage `num_steps`, on `num_people`, to see that everything runs."""
-        people = {"train_people": num_people, "test_people": max(4, num_people // 2)}
-        steps = {name: num_steps for name in self.__dataclass_fields__ if name not in people}
-        return replace(self, **people, **steps)
+        sizes = {"train_people": num_people, "test_people": max(4, num_people // 2), "batch_factor": 1}
+        steps = {name: num_steps for name in self.__dataclass_fields__ if name not in sizes}
+        return replace(self, **sizes, **steps)
+
+
+PLANS = {
+    "cpu": Plan(),
+    "gpu": Plan(
+        train_people=16_000,
+        batch_factor=8,
+        autoencoder=4000,
+        recogniser=2500,
+        reader=2500,
+        action_reader=4000,
+        detector=2000,
+        vision=5000,
+        backbone=12_000,
+        motion=6000,
+        teacher=1500,
+        resampler=2000,
+        attention=1000,
+        adapter=4000,
+    ),
+}
+"""By name. The shipped weights were made by "gpu", in minutes of an H100."""
 
 
 class Workshop:
@@ -75,28 +98,40 @@ class Workshop:
     Args:
         folder: of the training states and the result.
         plan: how long each stage trains.
+        device: trains and measures.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         self.state = folder / "state"
         self.output = folder / "weights"
         self.folder = folder
         self.plan = plan
 
+    def _corpus(self, name: str, num_people: int, clips_per_person: int, seed: int) -> Corpus:
+        return render_corpus(self.folder / name, num_people, clips_per_person, seed, self.device)
+
     @cached_property
     def train(self) -> Corpus:
         """People that are trained on."""
-        return render_corpus(self.folder / "train", self.plan.train_people, CLIPS_PER_TRAIN_PERSON, TRAIN_SEED)
+        return render_corpus(
+            self.folder / "train", self.plan.train_people, CLIPS_PER_TRAIN_PERSON, TRAIN_SEED, self.device
+        )
 
     @cached_property
     def test(self) -> Corpus:
         """People that are only measured on."""
-        return render_corpus(self.folder / "test", self.plan.test_people, CLIPS_PER_TEST_PERSON, TEST_SEED)
+        return self._corpus("test", self.plan.test_people, CLIPS_PER_TEST_PERSON, TEST_SEED)
+
+    def _schedule(self, stage: str, peak_lr: float, batch_size: int, **settings: float) -> Schedule:
+        """How long and fast a stage trains; `batch_size` is that of a CPU."""
+        steps = getattr(self.plan, stage)
+        return replace(Schedule(steps, peak_lr, batch_size * self.plan.batch_factor), **settings)  # type: ignore[arg-type]
 
     @cached_property
     def codec(self) -> AutoencoderKL:
         """The autoencoder."""
-        schedule = Schedule(self.plan.autoencoder, 2e-3, ema_decay=0.99)
+        schedule = self._schedule("autoencoder", 2e-3, 32, ema_decay=0.99)
         codec = autoencoder.train_autoencoder(self.train, self.state, schedule)
         log.info("autoencoder: %.2f dB on held-out people", autoencoder.measure_psnr(codec, self.test))
         return codec
@@ -104,11 +139,14 @@ class Workshop:
     @cached_property
     def encode(self) -> backbone.PatchMap:
         """The autoencoder's encoder, fast."""
-        return backbone.PatchMap(*read_encoder(autoencoder.encoded_autoencoder(self.train)))
+        patch_map = read_encoder(autoencoder.encoded_autoencoder(self.train).cpu())
+        return backbone.PatchMap(*(part.to(self.device) for part in patch_map))
 
     def recogniser(self, name: str) -> Recogniser:
         """Recogniser "a" or "b"."""
-        schedule = Schedule(self.plan.recogniser, 4e-3, 60, flat_share=0.0, ema_decay=0.0, weight_decay=5e-4)
+        schedule = self._schedule(
+            "recogniser", 4e-3, 128, warmup_steps=60, flat_share=0.0, ema_decay=0.0, weight_decay=5e-4
+        )
         trained = recogniser.train_recogniser(name, self.train, self.state, schedule)
         log.info("recogniser %s: %s", name, recogniser.verify(trained, self.test, CLIPS_PER_TEST_PERSON))
         return trained
@@ -121,10 +159,9 @@ class Workshop:
     @cached_property
     def reader(self) -> Reader:
         """The reader of attributes and poses."""
-        trained = reader.train_reader(
-            self.train, self.state, Schedule(self.plan.reader, 2e-3, flat_share=0.3, ema_decay=0.0)
-        )
-        clip = torch.arange(self.test.num_clips)
+        schedule = self._schedule("reader", 2e-3, 128, flat_share=0.3, ema_decay=0.0)
+        trained = reader.train_reader(self.train, self.state, schedule)
+        clip = torch.arange(self.test.num_clips, device=self.device)
         frames = self.test.pictures(clip, clip % self.test.num_frames)
         accuracy = reader.attribute_accuracy(trained, frames, self.test.scene.attributes)
         log.info("reader: attributes read right %s", accuracy)
@@ -133,9 +170,9 @@ class Workshop:
     @cached_property
     def action_reader(self) -> ActionReader:
         """The reader of actions."""
-        schedule = Schedule(self.plan.action_reader, 2e-3, ema_decay=0.99)
+        schedule = self._schedule("action_reader", 2e-3, 128, ema_decay=0.99)
         trained = reader.train_action_reader(self.reader, self.train, self.state, schedule)
-        clips = self.test.clips(torch.arange(self.test.num_clips))
+        clips = self.test.clips(torch.arange(self.test.num_clips, device=self.device))
         accuracy = reader.action_accuracy(self.reader, trained, clips, self.test.scene.attributes.action)
         log.info("action reader: %.3f of actions read right", accuracy)
         return trained
@@ -143,7 +180,7 @@ class Workshop:
     @cached_property
     def detector(self) -> Detector:
         """The face detector."""
-        schedule = Schedule(self.plan.detector, 2e-3, flat_share=0.3, ema_decay=0.0)
+        schedule = self._schedule("detector", 2e-3, 128, flat_share=0.3, ema_decay=0.0)
         trained = reader.train_detector(self.train, self.state, schedule)
         log.info("detector: landmarks off by %.2f px of 32", reader.landmark_error_px(trained, self.test))
         return trained
@@ -156,22 +193,22 @@ class Workshop:
     @cached_property
     def vision(self) -> ClipFaceEncoder:
         """The reference encoder."""
-        schedule = Schedule(self.plan.vision, 1.5e-3, flat_share=0.4, ema_decay=0.995)
+        schedule = self._schedule("vision", 1.5e-3, 64, flat_share=0.4, ema_decay=0.995)
         trained = vision.train_vision_model(self.train, self.state, schedule)
         r2 = vision.identity_r2(trained, self.train, self.test)
         log.info("reference encoder: mean R² %.3f %s", sum(r2.values()) / len(r2), r2)
-        return ClipFaceEncoder(trained.encoder)
+        return ClipFaceEncoder(trained.encoder).to(self.device)
 
     @cached_property
     def image_model(self) -> backbone.ImageModel:
         """The text-to-picture model."""
-        return backbone.train_image_model(self.train, self.encode, self.state, Schedule(self.plan.backbone, 1.6e-3))
+        return backbone.train_image_model(self.train, self.encode, self.state, self._schedule("backbone", 1.6e-3, 64))
 
     @cached_property
     def unet(self) -> UNetMotionModel:
         """The text-to-video UNet."""
         return motion.train_motion(
-            self.image_model, self.train, self.encode, self.state, Schedule(self.plan.motion, 1.5e-3)
+            self.image_model, self.train, self.encode, self.state, self._schedule("motion", 1.5e-3, 8)
         )
 
     @cached_property
@@ -187,14 +224,14 @@ class Workshop:
         still = AnimateDiffBackbone(
             build_motion_unet(image.unet), self.codec, image.text_encoder, image.tokenizer, build_scheduler()
         )
-        trained = adapter.build_adapter(still, self.vision)
+        trained = adapter.build_adapter(still, self.vision).to(self.device)
         loss = adapter.PictureLoss(image, trained, self.train, self.encode, self.recogniser("a"))
-        teacher = adapter.train_teacher(loss, trained, self.state, Schedule(self.plan.teacher, 2e-3, ema_decay=0.99))
-        schedule = Schedule(self.plan.resampler, 1e-3, flat_share=0.3, ema_decay=0.99)
+        teacher = adapter.train_teacher(loss, trained, self.state, self._schedule("teacher", 2e-3, 64, ema_decay=0.99))
+        schedule = self._schedule("resampler", 1e-3, 64, flat_share=0.3, ema_decay=0.99)
         adapter.distil_resampler(teacher, self.vision, trained, self.train, self.state, schedule)
-        schedule = Schedule(self.plan.attention, 2e-3, flat_share=0.3, ema_decay=0.99)
+        schedule = self._schedule("attention", 2e-3, 64, flat_share=0.3, ema_decay=0.99)
         adapter.train_attention(loss, self.vision, trained, self.state, schedule)
-        schedule = Schedule(self.plan.adapter, 4e-4, flat_share=0.3, ema_decay=0.99)
+        schedule = self._schedule("adapter", 4e-4, 64, flat_share=0.3, ema_decay=0.99)
         adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
         return trained
 
@@ -227,7 +264,7 @@ class Workshop:
         weights.save_network(self.metric_recogniser, faces / "recogniser_b.safetensors")
         weights.save_network(self.reader, readers / "reader.safetensors")
         weights.save_network(self.action_reader, readers / "action_reader.safetensors")
-        state = {key: value.half() for key, value in self.adapter.state_dict().items()}
+        state = {key: value.half().cpu() for key, value in self.adapter.state_dict().items()}
         # As train.py stores it, so that every program knows which models it belongs to.
         write_adapter(self.output / "adapter.safetensors", state, {"choices": {"backbone": "toy"}, "values": {}})
         image = self.image_model
@@ -261,6 +298,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="training states and results; goes on where it stopped")
     parser.add_argument("stages", nargs="*", default=["write"], help=f"of {', '.join(STAGES)}; default: write")
+    parser.add_argument("--plan", choices=PLANS, default="cpu", help="how long to train, and in how large batches")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, help="train every stage so briefly, to see that it runs")
     parser.add_argument("--people", type=int, default=64, help="with --steps: people to train on")
@@ -271,6 +310,8 @@ def main() -> None:
         parser.error(f"unknown stages {', '.join(unknown)}; there are {', '.join(STAGES)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
+    torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU
+    torch.backends.cudnn.allow_tf32 = True
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo", timeout=timedelta(hours=2))
         if dist.get_rank() > 0:
@@ -278,13 +319,15 @@ def main() -> None:
         alone = sorted(set(arguments.stages) - SHARED_STAGES)
         if alone:
             parser.error(f"{', '.join(alone)}: only {', '.join(sorted(SHARED_STAGES))} can be shared by processes")
-    plan = Plan() if arguments.steps is None else Plan().shortened(arguments.steps, arguments.people)
+    plan = PLANS[arguments.plan]
+    if arguments.steps is not None:
+        plan = plan.shortened(arguments.steps, arguments.people)
     changes = dict(change.split("=", 1) for change in arguments.set)
     unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
     if unknown:
         parser.error(f"--set knows no {', '.join(unknown)}; there are {', '.join(Plan.__dataclass_fields__)}")
     plan = replace(plan, **{name: int(value) for name, value in changes.items()})
-    workshop = Workshop(arguments.folder, plan)
+    workshop = Workshop(arguments.folder, plan, arguments.device)
     if dist.is_initialized() and dist.get_rank() > 0:
         dist.barrier()  # until the first process has rendered what is missing
     STAGES["corpus"](workshop)

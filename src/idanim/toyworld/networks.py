@@ -102,7 +102,7 @@ class Reader(nn.Module):
     def forward(self, frames: Tensor) -> Reading:
         """Read [B, 3, 32, 32] frames in [-1, 1]."""
         *logits, pose = self.heads(F.relu(self.hidden(self.trunk(frames)))).split(self.sizes, dim=-1)
-        return Reading(dict(zip(VISIBLE, logits, strict=True)), pose * POSE_SPREAD + POSE_MEAN)
+        return Reading(dict(zip(VISIBLE, logits, strict=True)), pose * POSE_SPREAD.to(pose) + POSE_MEAN.to(pose))
 
 
 class Detection(NamedTuple):

@@ -26,7 +26,7 @@ class _Graph:
 
     def weight(self, value: Tensor) -> str:
         name = f"weight_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(value.detach().numpy().astype(np.float32), name))
+        self.weights.append(numpy_helper.from_array(value.detach().cpu().numpy().astype(np.float32), name))
         return name
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:

@@ -34,14 +34,15 @@ LIP_RED = torch.tensor([0.78, 0.12, 0.20])
 
 def hsv_to_rgb(hue: Tensor, saturation: Tensor | float, value: Tensor) -> Tensor:
     """Convert [B] colours, all in [0, 1], to [B, 3]."""
-    wheel = (hue[:, None] * 6 + torch.tensor([5.0, 3.0, 1.0])) % 6
+    wheel = (hue[:, None] * 6 + torch.tensor([5.0, 3.0, 1.0], device=hue.device)) % 6
     wave = torch.minimum(wheel, 4 - wheel).clamp(0, 1)
-    return value[:, None] * (1 - torch.as_tensor(saturation).reshape(-1, 1) * wave)
+    return value[:, None] * (1 - torch.as_tensor(saturation, device=hue.device).reshape(-1, 1) * wave)
 
 
 def skin_colour(tone: Tensor, hue: Tensor) -> Tensor:
     """Skin from dark to light and from pink to yellow; [B] in [0, 1] → [B, 3]."""
-    dark, middle, light = SKIN
+    dark, middle, light = SKIN.to(tone.device)
     tone = tone[:, None]
     base = torch.where(tone < 0.5, torch.lerp(dark, middle, tone * 2), torch.lerp(middle, light, tone * 2 - 1))
-    return (base + (hue[:, None] - 0.5) * torch.tensor([0.06, -0.03, -0.16])).clamp(0, 1)
+    yellow = torch.tensor([0.06, -0.03, -0.16], device=hue.device)
+    return (base + (hue[:, None] - 0.5) * yellow).clamp(0, 1)

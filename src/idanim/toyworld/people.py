@@ -97,6 +97,11 @@ class Scene(NamedTuple):
             self.light[index],
         )
 
+    def to(self, device: torch.device) -> Scene:
+        """Return the scene on a device."""
+        attributes = Attributes(*(value.to(device) for value in self.attributes))
+        return Scene(self.identity.to(device), attributes, self.pose.to(device), self.light.to(device))
+
     @property
     def num_clips(self) -> int:
         """P."""

@@ -92,7 +92,7 @@ def draw(identity: Tensor, attributes: Attributes, pose: Tensor, light: Tensor, 
     """
     face, value, posed = measure(identity, pose), _Values(IDENTITY_PARAMETERS, identity), _Values(POSE, pose)
     skin = palette.skin_colour(value.columns["skin_tone"], value.columns["skin_hue"])
-    canvas = Canvas(palette.CLOTH[attributes.background], size_px)
+    canvas = Canvas(palette.CLOTH.to(light.device)[attributes.background], size_px)
     canvas.picture = canvas.picture * (1 + 0.3 * (light[:, :1, None] - 0.5) * canvas.y)[:, None]
     head_x = canvas.x - face.x - posed("yaw") * 0.03
     head_y = canvas.y - face.y - posed("pitch") * 0.05
@@ -111,20 +111,21 @@ def draw(identity: Tensor, attributes: Attributes, pose: Tensor, light: Tensor, 
 
 
 def _is(value: Tensor, *wanted: int) -> Tensor:
-    return torch.isin(value, torch.tensor(wanted)).float()[:, None, None]
+    return torch.isin(value, torch.tensor(wanted, device=value.device)).float()[:, None, None]
 
 
 def _paint_back(
     canvas: Canvas, face: Face, attributes: Attributes, skin: Tensor, head_x: Tensor, head_y: Tensor
 ) -> None:
     width, height = face.half_width, face.half_height
-    hair = palette.HAIR[attributes.hair_colour]
+    hair = palette.HAIR.to(head_x.device)[attributes.hair_colour]
     mane = torch.maximum(ellipse(head_x, head_y + 0.08, width * 1.3, height * 1.22), head_y - height * 1.15)
     fall = box(head_x, head_y - height * 0.62, width * 1.28, height * 0.62)
     long_hair = _is(attributes.hair_style, HAIR_STYLES.index("long"))
     canvas.paint(torch.minimum(mane, fall), hair * 0.82, long_hair)
     canvas.paint(box(canvas.x - face.x, canvas.y - face.y - height - 0.02, width * 0.42, 0.16), skin * 0.72)
-    canvas.paint(ellipse(canvas.x - 0.5 * face.x, canvas.y - 1.2, 0.95, 0.42), palette.CLOTH[attributes.shirt])
+    shirt = palette.CLOTH.to(head_x.device)[attributes.shirt]
+    canvas.paint(ellipse(canvas.x - 0.5 * face.x, canvas.y - 1.2, 0.95, 0.42), shirt)
 
 
 def _paint_ears(
@@ -162,10 +163,10 @@ def _paint_skin_marks(
         0.02 + 0.08 * value.columns["skin_hue"], 0.5, 0.1 + 0.45 * value.columns["brow_value"]
     )
     canvas.paint(beard, beard_colour, value("beard") * 0.9, softness=2)
-    freckle = skin * torch.tensor([0.6, 0.42, 0.36])
+    freckle = skin * torch.tensor([0.6, 0.42, 0.36], device=skin.device)
     for side in SIDES:
         cheek_x, cheek_y = x - side * face.eye_x * 1.25, y - 0.11 * scale
-        blush = skin * torch.tensor([1.0, 0.55, 0.58])
+        blush = skin * torch.tensor([1.0, 0.55, 0.58], device=skin.device)
         canvas.paint(ellipse(cheek_x, cheek_y, 0.11 * scale, 0.07 * scale), blush, value("blush") * 0.8, 3)
         for right, down in FRECKLES:
             spot = ellipse(cheek_x - right * scale, cheek_y - down * scale, 0.022 * scale, 0.022 * scale)
@@ -179,7 +180,7 @@ def _paint_eyes(canvas: Canvas, face: Face, skin: Tensor, x: Tensor, y: Tensor, 
     iris_colour = palette.hsv_to_rgb(
         0.05 + 0.6 * value.columns["eye_hue"], 0.78, 0.2 + 0.65 * value.columns["eye_value"]
     )
-    brow_colour = palette.hsv_to_rgb(torch.full((len(skin),), 0.07), 0.55, 0.05 + 0.6 * value.columns["brow_value"])
+    brow_colour = palette.hsv_to_rgb(torch.full_like(skin[:, 0], 0.07), 0.55, 0.05 + 0.6 * value.columns["brow_value"])
     radius, tilt = face.eye_radius, value("brow_tilt", -0.4, 0.4)
     opening = (radius * value("eye_aspect", 0.5, 1.0) * (1 - 0.92 * posed("blink"))).clamp(min=0.01)
     brow_half_height = value("brow_thickness", 0.012, 0.05) * face.scale
@@ -215,7 +216,7 @@ def _paint_mouth(
     lip = value("lip_thickness", 0.016, 0.055) * scale
     thickness = lip * (1.05 - 0.6 * across.abs()) + 0.1 * scale * mouth_open * (1 - across**2).clamp(min=0)
     red = value.columns["lip_red"][:, None]
-    lips = torch.lerp(skin * 0.55, palette.LIP_RED.expand_as(skin), red)
+    lips = torch.lerp(skin * 0.55, palette.LIP_RED.to(skin.device).expand_as(skin), red)
     canvas.paint(torch.maximum(across.abs() - 1, height.abs() - thickness), lips)
     inside = torch.maximum((across.abs() - 0.8) * face.mouth_half_width, height.abs() - (thickness - lip))
     canvas.paint(inside, palette.BLACK, ((mouth_open - 0.05) / 0.2).clamp(0, 1))
@@ -225,14 +226,14 @@ def _paint_mouth(
 
 def _paint_top(canvas: Canvas, face: Face, attributes: Attributes, head_x: Tensor, head_y: Tensor) -> None:
     width, height = face.half_width, face.half_height
-    hair = palette.HAIR[attributes.hair_colour]
+    hair = palette.HAIR.to(head_x.device)[attributes.hair_colour]
     hairline = head_y + height * 0.52 - 0.10 * (head_x / width) ** 2 * height
     cap = torch.maximum(ellipse(head_x, head_y + 0.06, width * 1.14, height * 1.08), hairline)
     long_hair = HAIR_STYLES.index("long")
     canvas.paint(cap, hair, _is(attributes.hair_style, HAIR_STYLES.index("short"), long_hair))
     strand = box(head_x.abs() - width * 1.09, head_y - height * 0.15, width * 0.17, height * 0.72)
     canvas.paint(strand, hair, _is(attributes.hair_style, long_hair))
-    hat = palette.CLOTH[(attributes.hat - 1).clamp(min=0)]
+    hat = palette.CLOTH.to(head_x.device)[(attributes.hat - 1).clamp(min=0)]
     shown = (attributes.hat > 0).float()[:, None, None]
     crown = torch.maximum(ellipse(head_x, head_y + height * 0.72, width * 1.12, height * 0.72), head_y + height * 0.6)
     canvas.paint(crown, hat, shown)
@@ -290,11 +291,11 @@ def render(scene: Scene, size_px: int, batch_size: int = 64) -> Tensor:
     """Draw every frame of every clip.
 
     Returns:
-        [P, F, 3, size_px, size_px] uint8 RGB.
+        [P, F, 3, size_px, size_px] uint8 RGB, on the device of the scene.
     """
     num_clips, num_frames = scene.pose.shape[:2]
-    clip = torch.arange(num_clips).repeat_interleave(num_frames)
-    frames = torch.empty(num_clips * num_frames, 3, size_px, size_px, dtype=torch.uint8)
+    clip = torch.arange(num_clips, device=scene.pose.device).repeat_interleave(num_frames)
+    frames = torch.empty(num_clips * num_frames, 3, size_px, size_px, dtype=torch.uint8, device=scene.pose.device)
     pose = scene.pose.flatten(0, 1)
     for start in range(0, len(clip), batch_size):
         part = slice(start, start + batch_size)

@@ -40,10 +40,10 @@ def sample_latents(
     """
     batch = len(context)
     both = torch.cat([null_context.expand_as(context), context])
-    latents = torch.randn(batch, *shape, generator=generator)
+    latents = torch.randn(batch, *shape, generator=generator).to(context.device)
     scheduler.set_timesteps(num_steps)
     for timestep in scheduler.timesteps:
-        answer = predict(torch.cat([latents, latents]), timestep.expand(2 * batch), both)
+        answer = predict(torch.cat([latents, latents]), timestep.expand(2 * batch).to(both.device), both)
         plain, guided = answer.chunk(2)
         latents = scheduler.step(plain + guidance_scale * (guided - plain), timestep, latents).prev_sample
     return latents

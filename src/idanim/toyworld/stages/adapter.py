@@ -11,18 +11,21 @@ nothing while its tokens say nothing, and the other way round. So they are taugh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.models.face_alignment import crop_faces
-from idanim.toyworld.diffusion import TEXT_WIDTH, build_scheduler
+from idanim.toyworld.captions import MAX_TOKENS
+from idanim.toyworld.diffusion import LATENT_SHAPE, TEXT_WIDTH, build_scheduler
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.networks import CROP_SIZE_PX, Recogniser
 from idanim.toyworld.people import NUM_IDENTITY
 from idanim.toyworld.stages.backbone import (
@@ -32,20 +35,21 @@ from idanim.toyworld.stages.backbone import (
     noised,
     stratified_timesteps,
     tokenize,
+    velocity_predictor,
 )
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
 
-BATCH_SIZE = 64
 ID_WEIGHT = 0.4
 """Of the identity loss. The first 1200 of the joint steps of the shipped adapter, and what came before, had 0.1."""
+NUM_QUERIES = 16
 NULL_PROB = 0.1
 """How often the text, and independently the face, is left out."""
 
 
 def build_adapter(backbone: AnimateDiffBackbone, encoder: ClipFaceEncoder) -> FaceAdapter:
     """Build the toy's face adapter: the paper's architecture in small."""
-    return FaceAdapter(backbone, encoder.feature_dim, num_queries=16, depth=2, dim_head=24, heads=4)
+    return FaceAdapter(backbone, encoder.feature_dim, num_queries=NUM_QUERIES, depth=2, dim_head=24, heads=4)
 
 
 class Teacher(nn.Module):
@@ -54,9 +58,9 @@ class Teacher(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, identity: Tensor, num_queries: int = 16) -> None:
+    def __init__(self, identity: Tensor) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(NUM_IDENTITY, 256), nn.GELU(), nn.Linear(256, num_queries * TEXT_WIDTH))
+        self.layers = nn.Sequential(nn.Linear(NUM_IDENTITY, 256), nn.GELU(), nn.Linear(256, NUM_QUERIES * TEXT_WIDTH))
         self.norm = nn.LayerNorm(TEXT_WIDTH)
         self.register_buffer("mean", identity.mean(0))
         self.register_buffer("std", identity.std(0))
@@ -91,9 +95,19 @@ class PictureLoss:
         self.image, self.train, self.encode = image, train, encode
         self.scheduler = build_scheduler()
         self.tokens = corpus_tokens(train.scene, 9, image.tokenizer, tell_faces=False)
-        self.null_tokens = tokenize([""], image.tokenizer)
+        self.null_tokens = tokenize([""], image.tokenizer).to(train.device)
+        self.predict: Callable[..., Tensor] | None = None
+        self.adapter = adapter
 
-    def __call__(self, clip: Tensor, frame: Tensor, known: Tensor, id_tokens: Tensor, generator: Generator) -> Tensor:
+    def prepare(self, batch_size: int, tokens_learn: bool) -> None:
+        """Get ready for batches of this size, with those weights of the adapter that ask for gradients now."""
+        num_tokens = MAX_TOKENS + NUM_QUERIES
+        shape = (batch_size, *LATENT_SHAPE)
+        self.predict = velocity_predictor(
+            self.image.unet, shape, num_tokens, tokens_learn, self.train.device, self.adapter.adapter_modules
+        )
+
+    def __call__(self, clip: Tensor, frame: Tensor, known: Tensor, id_tokens: Tensor, draws: Draws) -> Tensor:
         """Noise the pictures at (clip, frame) and compare what the model answers; scalar.
 
         Args:
@@ -101,20 +115,21 @@ class PictureLoss:
             frame: [B].
             known: [B] bool, whether the id tokens are those of the person.
             id_tokens: [B, Q, D].
-            generator: of noise, times and dropped texts.
+            draws: noise, times and dropped texts.
         """
-        silent = torch.rand(len(clip), 1, generator=generator) < NULL_PROB
+        silent = draws.uniform(len(clip), 1) < NULL_PROB
         ids = torch.where(silent, self.null_tokens, self.tokens[clip])
         with torch.no_grad():
             text = self.image.text_encoder(input_ids=ids).last_hidden_state
             pictures = self.train.pictures(clip, frame)
             latents = self.encode(pictures)
-        timesteps = stratified_timesteps(len(clip), generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = stratified_timesteps(len(clip), draws)
+        noise = draws.normal(*latents.shape)
         noisy, target = noised(latents, timesteps, noise, self.scheduler)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        answer = self.image.unet(noisy, timesteps, torch.cat([text, id_tokens], 1)).sample
-        signal = self.scheduler.alphas_cumprod[timesteps]
+        assert self.predict is not None, "prepare() comes first"
+        answer = self.predict(noisy, timesteps, torch.cat([text, id_tokens], 1))
+        signal = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         clean = signal.sqrt()[:, None, None, None] * noisy - (1 - signal).sqrt()[:, None, None, None] * answer
         away = 1 - self._face_similarity(self.encode.decode(clean), pictures, clip, frame)
         return F.mse_loss(answer, target) + ID_WEIGHT * (signal * known * away).mean()
@@ -133,19 +148,19 @@ def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) ->
     unet.set_attn_processor({**unet.attn_processors, **adapter.processors()})
 
 
-def _random_pictures(train: Corpus, generator: Generator, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    clip = torch.randint(train.num_clips, (batch_size,), generator=generator)
-    frame = torch.randint(train.num_frames, (batch_size,), generator=generator)
-    known = torch.rand(batch_size, generator=generator) >= NULL_PROB
+def _random_pictures(train: Corpus, draws: Draws, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    clip = draws.integers(train.num_clips, batch_size)
+    frame = draws.integers(train.num_frames, batch_size)
+    known = draws.uniform(batch_size) >= NULL_PROB
     return clip, frame, known
 
 
 def face_features(
-    encoder: ClipFaceEncoder, train: Corpus, clip: Tensor, frame: Tensor, known: Tensor, generator: Generator
+    encoder: ClipFaceEncoder, train: Corpus, clip: Tensor, frame: Tensor, known: Tensor, draws: Draws
 ) -> Tensor:
     """Encode the faces at (clip, frame), cut with slightly wrong landmarks: [B, 1, N, D]; null where not known."""
     _, landmarks = train.boxes_and_landmarks(clip, frame)
-    landmarks = landmarks + 0.3 * torch.randn(landmarks.shape, generator=generator)
+    landmarks = landmarks + 0.3 * draws.normal(*landmarks.shape)
     crops = crop_faces(train.pictures(clip, frame), landmarks, FRAME_SIZE_PX)
     features = encoder.encode(crops[:, None])
     return torch.where(known[:, None, None, None], features, encoder.null_features())
@@ -155,13 +170,14 @@ def train_teacher(loss_of: PictureLoss, adapter: FaceAdapter, folder: Path, sche
     """Train keys and values with the teacher's tokens, resuming from `folder`."""
     torch.manual_seed(9)
     train = loss_of.train
-    teacher = Teacher(train.scene.identity)
+    teacher = Teacher(train.scene.identity).to(train.device)
     adapter.requires_grad_(True)
+    loss_of.prepare(schedule.local_batch_size, tokens_learn=True)
     trained = nn.ModuleDict({"teacher": teacher, "attention": adapter.adapter_modules})
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
-        return loss_of(clip, frame, known, teacher(train.scene.identity[clip], known), generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, known = _random_pictures(train, draws, schedule.local_batch_size)
+        return loss_of(clip, frame, known, teacher(train.scene.identity[clip], known), draws)
 
     fit("teacher", trained, loss, schedule, folder / "adapter_teacher.pt", seed=9)
     return teacher.requires_grad_(False).eval()
@@ -174,9 +190,9 @@ def distil_resampler(
     torch.manual_seed(10)
     resampler = adapter.image_proj_model
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
-        features = face_features(encoder, train, clip, frame, known, generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, known = _random_pictures(train, draws, schedule.local_batch_size)
+        features = face_features(encoder, train, clip, frame, known, draws)
         return F.mse_loss(adapter.id_tokens(features), teacher(train.scene.identity[clip], known))
 
     fit("resampler", resampler, loss, schedule, folder / "adapter_resampler.pt", seed=10)
@@ -187,12 +203,13 @@ def train_attention(
 ) -> None:
     """Train keys and values with the tokens of the resampler, which stays as it is, resuming from `folder`."""
     train = loss_of.train
+    loss_of.prepare(schedule.local_batch_size, tokens_learn=False)
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, known = _random_pictures(train, draws, schedule.local_batch_size)
         with torch.no_grad():
-            tokens = adapter.id_tokens(face_features(encoder, train, clip, frame, known, generator))
-        return loss_of(clip, frame, known, tokens, generator)
+            tokens = adapter.id_tokens(face_features(encoder, train, clip, frame, known, draws))
+        return loss_of(clip, frame, known, tokens, draws)
 
     fit("attention", adapter.adapter_modules, loss, schedule, folder / "adapter_attention.pt", seed=12)
 
@@ -202,11 +219,12 @@ def train_adapter(
 ) -> None:
     """Train resampler, keys and values together with the picture itself as reference, resuming from `folder`."""
     train = loss_of.train
+    loss_of.prepare(schedule.local_batch_size, tokens_learn=True)
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, known = _random_pictures(train, generator, BATCH_SIZE)
-        features = face_features(encoder, train, clip, frame, known, generator)
-        return loss_of(clip, frame, known, adapter.id_tokens(features), generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, known = _random_pictures(train, draws, schedule.local_batch_size)
+        features = face_features(encoder, train, clip, frame, known, draws)
+        return loss_of(clip, frame, known, adapter.id_tokens(features), draws)
 
     fit("adapter", adapter, loss, schedule, folder / "adapter.pt", seed=11)
     adapter.requires_grad_(False).eval()

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from idanim.toyworld.codec import build_codec, principal_patches, write_encoder
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.stages.corpus import Corpus
 from idanim.toyworld.stages.loop import Schedule, fit
 
 log = logging.getLogger(__name__)
 
 WHITENING = 0.5
-BATCH_SIZE = 32
 LATENT_NOISE = 0.05
 """Standard deviation of the noise the decoder learns to bear: latents that a model drew are never exact."""
 
@@ -26,12 +26,12 @@ def encoded_autoencoder(train: Corpus, num_pictures: int = 4096) -> AutoencoderK
     """Build the autoencoder with its encoder fitted to the corpus and its decoder fresh."""
     torch.manual_seed(0)
     codec = build_codec()
-    generator = torch.Generator().manual_seed(0)
-    clip = torch.randint(train.num_clips, (num_pictures,), generator=generator)
-    frame = torch.randint(train.num_frames, (num_pictures,), generator=generator)
-    write_encoder(codec, *principal_patches(train.pictures(clip, frame), WHITENING))
+    draws = Draws.seeded(0)
+    clip = draws.integers(train.num_clips, num_pictures).to(train.device)
+    frame = draws.integers(train.num_frames, num_pictures).to(train.device)
+    write_encoder(codec, *principal_patches(train.pictures(clip, frame).cpu(), WHITENING))
     codec.encoder.requires_grad_(False)
-    return codec
+    return codec.to(train.device)
 
 
 @torch.no_grad()
@@ -51,13 +51,15 @@ def train_autoencoder(train: Corpus, folder: Path, schedule: Schedule) -> Autoen
     codec = encoded_autoencoder(train)
     codec.decoder.to(memory_format=torch.channels_last)
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
-        frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
+    batch_size = schedule.local_batch_size
+
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip = draws.integers(train.num_clips, batch_size)
+        frame = draws.integers(train.num_frames, batch_size)
         pictures = train.pictures(clip, frame)
         latents = encode(codec, pictures)
-        share = torch.rand(BATCH_SIZE, 1, 1, 1, generator=generator)
-        latents = latents + LATENT_NOISE * share * torch.randn(latents.shape, generator=generator)
+        share = draws.uniform(batch_size, 1, 1, 1)
+        latents = latents + LATENT_NOISE * share * draws.normal(*latents.shape)
         restored = codec.decode(latents).sample
         return F.l1_loss(restored, pictures) + F.mse_loss(restored, pictures)
 
@@ -68,7 +70,7 @@ def train_autoencoder(train: Corpus, folder: Path, schedule: Schedule) -> Autoen
 @torch.no_grad()
 def measure_psnr(codec: AutoencoderKL, test: Corpus, num_pictures: int = 512) -> float:
     """Mean peak signal-to-noise ratio of reconstructions of held-out people, in dB."""
-    clip = torch.arange(num_pictures) % test.num_clips
+    clip = torch.arange(num_pictures, device=test.device) % test.num_clips
     pictures = test.pictures(clip, clip % test.num_frames)
     restored = decode(codec, encode(codec, pictures))
     error = (restored - pictures).pow(2).flatten(1).mean(1)

@@ -17,7 +17,7 @@ from idanim.models.encoder import ClipFaceEncoder
 from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.captions import caption
 from idanim.toyworld.codec import NUM_COMPONENTS
-from idanim.toyworld.diffusion import LATENT_SIZE, build_scheduler
+from idanim.toyworld.diffusion import LATENT_SHAPE, LATENT_SIZE, build_scheduler
 from idanim.toyworld.people import Attributes
 from idanim.toyworld.sampling import Predictor, sample_latents
 from idanim.toyworld.stages.adapter import attach_to_picture_model
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 
 GUIDANCE_SCALE = 3.0
 NUM_STEPS = 20
-SHAPE = (NUM_COMPONENTS, LATENT_SIZE, LATENT_SIZE)
 
 
 @torch.no_grad()
 def text_context(image: ImageModel, texts: list[str]) -> Tensor:
     """Encode texts to [len(texts), L, D]."""
-    return image.text_encoder(input_ids=tokenize(texts, image.tokenizer)).last_hidden_state
+    ids = tokenize(texts, image.tokenizer).to(image.text_encoder.device)
+    return image.text_encoder(input_ids=ids).last_hidden_state
 
 
 def picture_predictor(image: ImageModel) -> Predictor:
@@ -74,10 +74,9 @@ def draw_pictures(
 ) -> Tensor:
     """Draw one picture for every row of `context`: [B, 3, S, S] in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
+    predict, shape = picture_predictor(image), LATENT_SHAPE
     drawn = [
-        sample_latents(
-            picture_predictor(image), build_scheduler(), part, null_context, SHAPE, GUIDANCE_SCALE, NUM_STEPS, generator
-        )
+        sample_latents(predict, build_scheduler(), part, null_context, shape, GUIDANCE_SCALE, NUM_STEPS, generator)
         for part in context.split(batch_size)
     ]
     return decode(codec, torch.cat(drawn))
@@ -194,7 +193,7 @@ def save_grid(path: Path, rows: list[Tensor], num_columns: int = 16, zoom: int =
     """Write rows of pictures [N, 3, S, S] in [-1, 1], in blocks of `num_columns`, one picture below the other."""
     count = min(map(len, rows)) // num_columns * num_columns or min(map(len, rows))
     num_columns = min(num_columns, count)
-    table = torch.stack([row[:count] for row in rows], 1).unflatten(0, (-1, num_columns))
+    table = torch.stack([row[:count].cpu() for row in rows], 1).unflatten(0, (-1, num_columns))
     blocks, columns, height, _, side, _ = table.shape
     sheet = table.permute(0, 2, 4, 1, 5, 3).reshape(blocks * height * side, columns * side, 3)
     image = Image.fromarray(((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+
+from idanim.toyworld.draws import Draws
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,7 @@ class Schedule:
     Attributes:
         num_steps: optimiser steps.
         peak_lr: learning rate after warm-up.
+        batch_size: samples of a step, over all processes.
         warmup_steps: steps of linear warm-up.
         flat_share: share of the steps before the cosine decay begins.
         ema_decay: decay of the averaged weights, which are the result; 0 for none.
@@ -32,6 +36,7 @@ class Schedule:
 
     num_steps: int
     peak_lr: float
+    batch_size: int = 64
     warmup_steps: int = 100
     flat_share: float = 0.5
     ema_decay: float = 0.998
@@ -45,10 +50,10 @@ class Schedule:
         decay = max(0.0, (progress - self.flat_share) / max(1e-9, 1 - self.flat_share))
         return self.peak_lr * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decay)))
 
-
-def share_of_batch(batch_size: int) -> int:
-    """Give the number of samples that this process draws of a batch."""
-    return batch_size // (dist.get_world_size() if dist.is_initialized() else 1)
+    @property
+    def local_batch_size(self) -> int:
+        """Samples that this process draws for a step."""
+        return self.batch_size // (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
@@ -66,25 +71,26 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 def fit(
     name: str,
     module: nn.Module,
-    loss: Callable[[int, Generator], Tensor],
+    loss: Callable[[int, Draws], Tensor],
     schedule: Schedule,
     checkpoint: Path,
     seed: int,
 ) -> None:
     """Train the parameters of `module` that ask for gradients; leaves the averaged weights in it.
 
-    Every step draws from its own generator, seeded by (seed, process, step), so a run that was cut off and goes on from
+    Every step draws from its own source, seeded by (seed, process, step), so a run that was cut off and goes on from
     its checkpoint is the same as one that was not.
 
     Args:
         name: shown in the log.
         module: trained in place.
-        loss: (step, generator) → scalar loss of a fresh batch.
+        loss: (step, draws) → scalar loss of a fresh batch.
         schedule: how long and how fast.
         checkpoint: file of the training state; a finished one ends the stage at once.
         seed: of the batches.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = parameters[0].device
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.peak_lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True
@@ -92,19 +98,19 @@ def fit(
     first_step = 0
     rank = dist.get_rank() if dist.is_initialized() else 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
         first_step = state["step"]
         log.info("%s: goes on at step %d", name, first_step)
-    recent: list[float] = []
+    recent: list[Tensor] = []
     started = time.monotonic()
     for step in range(first_step, schedule.num_steps):
-        generator = torch.Generator().manual_seed((seed * 64 + rank) * 10_000_019 + step)
+        draws = Draws.seeded((seed * 64 + rank) * 10_000_019 + step, device)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
-        value = loss(step, generator)
+        value = loss(step, draws)
         optimizer.zero_grad()
         value.backward()
         average_gradients(parameters)
@@ -112,10 +118,10 @@ def fit(
         optimizer.step()
         decay = min(schedule.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - decay)
-        recent.append(value.item())
+        recent.append(value.detach())
         done = step + 1
         if done % schedule.log_every_steps == 0 or done == schedule.num_steps:
-            mean = sum(recent) / len(recent)
+            mean = float(torch.stack(recent).mean())
             seconds = (time.monotonic() - started) / (done - first_step)
             log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, mean, seconds)
             recent.clear()
@@ -133,3 +139,15 @@ def _save(
     state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
     torch.save(state, partial)
     partial.rename(checkpoint)
+
+
+def quick_on_gpu(module: nn.Module, *samples: Tensor) -> Callable[..., Tensor]:
+    """Record a network's passes as CUDA graphs: for networks this small, starting the kernels takes most of the time.
+
+    Args:
+        module: tensors → tensor; as it is where it lies on a CPU.
+        samples: what it will be called with: these shapes, and those asking for gradients that will ask then.
+    """
+    if samples[0].device.type != "cuda":
+        return module
+    return cast(nn.Module, torch.cuda.make_graphed_callables(module, samples, allow_unused_input=True))

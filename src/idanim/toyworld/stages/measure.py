@@ -65,14 +65,15 @@ class Trial:
 def make_trial(test: Corpus, num_people: int, clips_per_person: int, seed: int) -> Trial:
     """Set the task: reference pictures, prompts, and what a perfect model would draw."""
     generator = torch.Generator().manual_seed(seed)
-    clip = torch.arange(num_people) * clips_per_person
+    clip = torch.arange(num_people, device=test.device) * clips_per_person
     frame = torch.zeros_like(clip)
     _, landmarks = test.boxes_and_landmarks(clip, frame)
     wanted = sample_attributes(num_people, generator)
     pose = sample_pose(wanted.action, test.num_frames, generator)
-    scene = Scene(test.scene.identity[clip], wanted, pose, torch.rand(num_people, 3, generator=generator))
+    light = torch.rand(num_people, 3, generator=generator)
+    scene = Scene(test.scene.identity[clip].cpu(), wanted, pose, light).to(test.device)
     clips = render(scene, FRAME_SIZE_PX).float() / 127.5 - 1
-    return Trial(test.pictures(clip, frame), landmarks, wanted, clips)
+    return Trial(test.pictures(clip, frame), landmarks, scene.attributes, clips)
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,11 @@ def score_identity(judges: Judges, codec: AutoencoderKL, trial: Trial, drawn: Te
     nearest = (found @ reference.T).argmax(1)
     mean = float(cosine.mean())
     return IdentityScore(
-        similarity=(mean, *bootstrap(cosine)),
+        similarity=(mean, *bootstrap(cosine.cpu())),
         floor=floor,
         ceiling=ceiling,
         position=(mean - floor) / (ceiling - floor),
-        rank1=float((nearest == torch.arange(len(nearest))).float().mean()),
+        rank1=float((nearest.cpu() == torch.arange(len(nearest))).float().mean()),
         found=float((found.norm(dim=1) > 0).float().mean()),
         num_people=len(cosine),
     )
@@ -130,7 +131,7 @@ def bootstrap(values: Tensor, draws: int = 2000) -> tuple[float, float]:
 @torch.no_grad()
 def codec_retention(judges: Judges, codec: AutoencoderKL, test: Corpus, clips_per_person: int) -> float:
     """Similarity of reconstructions to another clip of the person, as a share of that of the original frames."""
-    first = torch.arange(0, test.num_clips, clips_per_person)
+    first = torch.arange(0, test.num_clips, clips_per_person, device=test.device)
     pictures, other = test.pictures(first, first % 8), judges.embed(test.pictures(first + 1, first % 8))
     restored = judges.embed(decode(codec, encode(codec, pictures)))
     return float((restored * other).sum(1).mean() / (judges.embed(pictures) * other).sum(1).mean())

@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from idanim.toyworld.degrade import degrade
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.networks import VISIBLE, ActionReader, Detector, Reader, use_channels_last
 from idanim.toyworld.people import ACTIONS, HAIR_STYLES, POSE, POSE_SPREAD, Attributes
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
@@ -18,7 +19,6 @@ from idanim.toyworld.stages.loop import Schedule, fit
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 128
 NUM_TRACKS = 6000
 """Clips that the action reader learns from."""
 POSE_WEIGHT = 8.0
@@ -26,24 +26,24 @@ HIDDEN_SHARE = 0.3
 """Share of the detector's pictures without a face."""
 
 
-def _random_frames(train: Corpus, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _random_frames(train: Corpus, draws: Draws, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw (clip, frame, pictures); a little blurred, shaded and noisy, as generated ones are."""
-    clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
-    frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
-    return clip, frame, degrade(train.pictures(clip, frame), generator)
+    clip = draws.integers(train.num_clips, batch_size)
+    frame = draws.integers(train.num_frames, batch_size)
+    return clip, frame, degrade(train.pictures(clip, frame), draws)
 
 
 def train_reader(train: Corpus, folder: Path, schedule: Schedule) -> Reader:
     """Train the frame reader, resuming from `folder`."""
     torch.manual_seed(4)
-    model = Reader()
+    model = Reader().to(train.device)
     use_channels_last(model.trunk)
-    attributes = train.scene.attributes._asdict()
+    attributes, spread = train.scene.attributes._asdict(), POSE_SPREAD.to(train.device)
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, pictures = _random_frames(train, generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, pictures = _random_frames(train, draws, schedule.local_batch_size)
         reading = model(pictures)
-        total = POSE_WEIGHT * ((reading.pose - train.scene.pose[clip, frame]) / POSE_SPREAD).pow(2).mean()
+        total = POSE_WEIGHT * ((reading.pose - train.scene.pose[clip, frame]) / spread).pow(2).mean()
         for name, logits in reading.attributes.items():
             total = total + F.cross_entropy(logits, attributes[name][clip])
         return total
@@ -62,19 +62,20 @@ def read_tracks(reader: Reader, clips: Tensor, batch_size: int = 64) -> Tensor:
 def train_action_reader(reader: Reader, train: Corpus, folder: Path, schedule: Schedule) -> ActionReader:
     """Train the action reader on what the frame reader sees in the first clips."""
     torch.manual_seed(5)
-    model = ActionReader(train.num_frames, len(ACTIONS))
+    model = ActionReader(train.num_frames, len(ACTIONS)).to(train.device)
+    spread = POSE_SPREAD.to(train.device)
 
     @cache
     def tracks() -> Tensor:
-        parts = torch.arange(min(NUM_TRACKS, train.num_clips)).split(256)
-        return torch.cat([read_tracks(reader, train.clips(part)) for part in parts]) / POSE_SPREAD
+        parts = torch.arange(min(NUM_TRACKS, train.num_clips), device=train.device).split(256)
+        return torch.cat([read_tracks(reader, train.clips(part)) for part in parts]) / spread
 
     action = train.scene.attributes.action
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(len(tracks()), (BATCH_SIZE,), generator=generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip = draws.integers(len(tracks()), schedule.local_batch_size)
         track = tracks()[clip]
-        track = track + 0.15 * torch.randn(track.shape, generator=generator)
+        track = track + 0.15 * draws.normal(*track.shape)
         return F.cross_entropy(model(track), action[clip])
 
     fit("action reader", model, loss, schedule, folder / "action_reader.pt", seed=5)
@@ -100,7 +101,8 @@ def attribute_accuracy(reader: Reader, frames: Tensor, attributes: Attributes) -
 @torch.no_grad()
 def action_accuracy(reader: Reader, actions: ActionReader, clips: Tensor, action: Tensor) -> float:
     """Share of clips [P, F, 3, S, S] whose action [P] is read right."""
-    return float((actions(read_tracks(reader, clips) / POSE_SPREAD).argmax(1) == action).float().mean())
+    read = actions(read_tracks(reader, clips) / POSE_SPREAD.to(clips.device)).argmax(1)
+    return float((read == action).float().mean())
 
 
 @torch.no_grad()
@@ -110,18 +112,18 @@ def pose_r2(reader: Reader, frames: Tensor, pose: Tensor) -> dict[str, float]:
     return dict(zip(POSE, (1 - error).tolist(), strict=True))
 
 
-def _zoomed(pictures: Tensor, points: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def _zoomed(pictures: Tensor, points: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Cut random squares out of pictures, from wide to close up.
 
     Points [B, K, 2] in pixels go along, and come back as shares of the side.
     """
     number, side = len(pictures), pictures.shape[-1]
-    size = 0.6 + 0.75 * torch.rand(number, generator=generator)
+    size = 0.6 + 0.75 * draws.uniform(number)
     places = (points + 0.5) * 2 / side - 1
     face = places[:, :2].mean(1)
     pull = (1.2 - size).clamp(0.0, 0.5)[:, None] / 0.5
-    middle = face * pull + 0.3 * (torch.rand(number, 2, generator=generator) - 0.5)
-    theta = torch.zeros(number, 2, 3)
+    middle = face * pull + 0.3 * (draws.uniform(number, 2) - 0.5)
+    theta = torch.zeros(number, 2, 3, device=pictures.device)
     theta[:, 0, 0] = theta[:, 1, 1] = size
     theta[:, :, 2] = middle
     grid = F.affine_grid(theta, [number, 3, side, side], align_corners=False)
@@ -129,32 +131,32 @@ def _zoomed(pictures: Tensor, points: Tensor, generator: Generator) -> tuple[Ten
     return cut, ((places - middle[:, None]) / size[:, None, None] + 1) / 2
 
 
-def _without_faces(pictures: Tensor, generator: Generator) -> Tensor:
+def _without_faces(pictures: Tensor, draws: Draws) -> Tensor:
     """Turn pictures into ones without a face: shuffled blocks, or one flat and noisy colour."""
     number, side = len(pictures), pictures.shape[-1]
     block = 8
     cells = F.unfold(pictures, block, stride=block)
-    shuffled = cells[:, :, torch.randperm(cells.shape[-1], generator=generator)]
+    shuffled = cells[:, :, draws.permutation(cells.shape[-1])]
     blocks = F.fold(shuffled, side, block, stride=block)
-    flat = pictures[:, :, :1, :1] + 0.3 * torch.randn(number, 3, side, side, generator=generator)
-    return torch.where(torch.rand(number, 1, 1, 1, generator=generator) < 0.6, blocks, flat).clamp(-1, 1)
+    flat = pictures[:, :, :1, :1] + 0.3 * draws.normal(number, 3, side, side)
+    return torch.where(draws.uniform(number, 1, 1, 1) < 0.6, blocks, flat).clamp(-1, 1)
 
 
 def train_detector(train: Corpus, folder: Path, schedule: Schedule) -> Detector:
     """Train the face detector, resuming from `folder`."""
     torch.manual_seed(6)
-    model = Detector()
+    model = Detector().to(train.device)
     use_channels_last(model.trunk)
-    num_hidden = int(HIDDEN_SHARE * BATCH_SIZE)
-    present = torch.ones(BATCH_SIZE)
+    num_hidden = int(HIDDEN_SHARE * schedule.local_batch_size)
+    present = torch.ones(schedule.local_batch_size, device=train.device)
     present[:num_hidden] = 0
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip, frame, pictures = _random_frames(train, generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip, frame, pictures = _random_frames(train, draws, schedule.local_batch_size)
         boxes, landmarks = train.boxes_and_landmarks(clip, frame)
         points = torch.cat([boxes.unflatten(-1, (2, 2)), landmarks], dim=1)
-        pictures, points = _zoomed(pictures, points, generator)
-        pictures = torch.cat([_without_faces(pictures[:num_hidden], generator), pictures[num_hidden:]])
+        pictures, points = _zoomed(pictures, points, draws)
+        pictures = torch.cat([_without_faces(pictures[:num_hidden], draws), pictures[num_hidden:]])
         found = model(pictures)
         placed = torch.cat([found.box.unflatten(-1, (2, 2)), found.landmarks], dim=1)
         error = F.smooth_l1_loss(placed[num_hidden:], points[num_hidden:], beta=0.02)
@@ -167,7 +169,7 @@ def train_detector(train: Corpus, folder: Path, schedule: Schedule) -> Detector:
 @torch.no_grad()
 def landmark_error_px(detector: Detector, test: Corpus) -> float:
     """Mean distance of found to true landmarks on held-out frames, in pixels of a 32 px frame."""
-    clip = torch.arange(test.num_clips)
+    clip = torch.arange(test.num_clips, device=test.device)
     frame = clip % test.num_frames
     _, landmarks = test.boxes_and_landmarks(clip, frame)
     found = detector(test.pictures(clip, frame)).landmarks * FRAME_SIZE_PX - 0.5

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.degrade import degrade
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.networks import (
     CROP_SIZE_PX,
     EMBEDDING_WIDTH,
@@ -26,7 +27,6 @@ from idanim.toyworld.stages.loop import Schedule, fit
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 128
 LOGIT_SCALE = 24.0
 MARGIN = 0.2
 PARAMETERS_WEIGHT = 5.0
@@ -63,13 +63,11 @@ class Classifier(nn.Module):
         )
 
 
-def random_crops(
-    corpus: Corpus, clip: Tensor, frame: Tensor, generator: Generator, size_px: int = CROP_SIZE_PX
-) -> Tensor:
+def random_crops(corpus: Corpus, clip: Tensor, frame: Tensor, draws: Draws, size_px: int = CROP_SIZE_PX) -> Tensor:
     """Cut aligned faces with landmarks off by about half a pixel and pictures a little degraded."""
-    pictures = degrade(corpus.pictures(clip, frame), generator, blur=0.25, grain=0.08)
+    pictures = degrade(corpus.pictures(clip, frame), draws, blur=0.25, grain=0.08)
     _, landmarks = corpus.boxes_and_landmarks(clip, frame)
-    landmarks = landmarks + 0.4 * torch.randn(landmarks.shape, generator=generator)
+    landmarks = landmarks + 0.4 * draws.normal(*landmarks.shape)
     return crop_faces(pictures, landmarks, size_px)
 
 
@@ -79,16 +77,16 @@ def train_recogniser(name: str, train: Corpus, folder: Path, schedule: Schedule)
     first = 0 if name == "a" else half
     people = train.person[first : first + half]
     torch.manual_seed(33 + ord(name))
-    model = Classifier(RECOGNISER_WIDTHS[name], int(people.max() - people.min()) + 1)
+    model = Classifier(RECOGNISER_WIDTHS[name], int(people.max() - people.min()) + 1).to(train.device)
     identity = train.scene.identity
     identity = (identity - identity.mean(0)) / identity.std(0)
     use_channels_last(model.recogniser.trunk)
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip = first + torch.randint(half, (BATCH_SIZE,), generator=generator)
-        frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip = first + draws.integers(half, schedule.local_batch_size)
+        frame = draws.integers(train.num_frames, schedule.local_batch_size)
         margin = MARGIN * min(1.0, step / (0.4 * schedule.num_steps))
-        crops = random_crops(train, clip, frame, generator)
+        crops = random_crops(train, clip, frame, draws)
         return model.loss(crops, train.person[clip] - people.min(), identity[clip], margin)
 
     fit(f"recogniser {name}", model, loss, schedule, folder / f"recogniser_{name}.pt", seed=ord(name))
@@ -117,12 +115,12 @@ class Verification:
 @torch.no_grad()
 def verify(recogniser: Recogniser, test: Corpus, clips_per_person: int = 4) -> Verification:
     """Compare held-out people across clips, with one frame of each clip."""
-    clip = torch.arange(test.num_clips)
+    clip = torch.arange(test.num_clips, device=test.device)
     frame = clip * 5 % test.num_frames
     _, landmarks = test.boxes_and_landmarks(clip, frame)
     embedding = unit(recogniser.embed(crop_faces(test.pictures(clip, frame), landmarks, CROP_SIZE_PX)))
     embedding = embedding.unflatten(0, (-1, clips_per_person))
-    cosine = torch.einsum("ikd,jld->ijkl", embedding, embedding)
+    cosine = torch.einsum("ikd,jld->ijkl", embedding, embedding).cpu()
     num_people = len(embedding)
     same_person = torch.eye(num_people, dtype=torch.bool)
     other_clip = ~torch.eye(clips_per_person, dtype=torch.bool)
@@ -130,5 +128,5 @@ def verify(recogniser: Recogniser, test: Corpus, clips_per_person: int = 4) -> V
     thresholds = torch.linspace(-0.2, 0.9, 111)
     accuracy = max(float(((same > t).float().mean() + (different <= t).float().mean()) / 2) for t in thresholds)
     nearest = (embedding[:, 0] @ embedding[:, 1].T).argmax(1)
-    rank1 = float((nearest == torch.arange(num_people)).float().mean())
+    rank1 = float((nearest.cpu() == torch.arange(num_people)).float().mean())
     return Verification(accuracy, rank1, float(same.mean()), float(different.mean()), num_people)

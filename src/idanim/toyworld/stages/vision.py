@@ -10,12 +10,13 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.models.face_alignment import crop_faces
 from idanim.toyworld.degrade import degrade
+from idanim.toyworld.draws import Draws
 from idanim.toyworld.networks import VISIBLE
 from idanim.toyworld.people import IDENTITY_PARAMETERS, NUM_IDENTITY, POSE, POSE_SPREAD
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX, Corpus
@@ -23,7 +24,6 @@ from idanim.toyworld.stages.loop import Schedule, fit
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = 64
 WHOLE_FRAME_PROB = 0.25
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -60,7 +60,7 @@ class VisionRegression(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Predict from [B, 3, 32, 32] in [-1, 1]: by the penultimate tokens and by the embedding, each [B, all]."""
-        pixels = ((pictures + 1) / 2 - CLIP_MEAN) / CLIP_STD
+        pixels = ((pictures + 1) / 2 - CLIP_MEAN.to(pictures)) / CLIP_STD.to(pictures)
         outputs = self.encoder(pixel_values=pixels, output_hidden_states=True)
         tokens = F.layer_norm(outputs.hidden_states[-2], (128,))
         return (
@@ -69,7 +69,7 @@ class VisionRegression(nn.Module):
         )
 
 
-def references(corpus: Corpus, clip: Tensor, frame: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def references(corpus: Corpus, clip: Tensor, frame: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Draw reference pictures: aligned crops, and whole frames for a quarter.
 
     Returns:
@@ -77,18 +77,19 @@ def references(corpus: Corpus, clip: Tensor, frame: Tensor, generator: Generator
     """
     pictures = corpus.pictures(clip, frame)
     _, landmarks = corpus.boxes_and_landmarks(clip, frame)
-    landmarks = landmarks + 0.3 * torch.randn(landmarks.shape, generator=generator)
+    landmarks = landmarks + 0.3 * draws.normal(*landmarks.shape)
     crops = crop_faces(pictures, landmarks, FRAME_SIZE_PX)
-    whole = torch.rand(len(clip), generator=generator) < WHOLE_FRAME_PROB
+    whole = draws.uniform(len(clip)) < WHOLE_FRAME_PROB
     return torch.where(whole[:, None, None, None], pictures, crops), whole
 
 
 def train_vision_model(train: Corpus, folder: Path, schedule: Schedule) -> VisionRegression:
     """Train the reference encoder, resuming from `folder`."""
     torch.manual_seed(7)
-    model = VisionRegression()
+    model = VisionRegression().to(train.device)
     identity = train.scene.identity
     mean, std = identity.mean(0), identity.std(0)
+    spread = POSE_SPREAD[SEEN_POSE].to(train.device)
     has_mole = IDENTITY_PARAMETERS.index("mole")
     mole_place = [IDENTITY_PARAMETERS.index("mole_x"), IDENTITY_PARAMETERS.index("mole_y")]
     attributes = train.scene.attributes._asdict()
@@ -98,7 +99,7 @@ def train_vision_model(train: Corpus, folder: Path, schedule: Schedule) -> Visio
         weight = torch.ones_like(person)
         weight[:, mole_place] = (identity[clip, has_mole] > 0).float()[:, None]
         total = (weight * (person - (identity[clip] - mean) / std).pow(2)).mean()
-        wanted = train.scene.pose[clip, frame][:, SEEN_POSE] / POSE_SPREAD[SEEN_POSE]
+        wanted = train.scene.pose[clip, frame][:, SEEN_POSE] / spread
         total = total + 0.3 * (pose - wanted).pow(2).mean()
         for name, score in zip(VISIBLE, logits, strict=True):
             entropy = F.cross_entropy(score, attributes[name][clip], reduction="none")
@@ -106,11 +107,11 @@ def train_vision_model(train: Corpus, folder: Path, schedule: Schedule) -> Visio
             total = total + 0.05 * (entropy * seen).mean()
         return total
 
-    def loss(step: int, generator: Generator) -> Tensor:
-        clip = torch.randint(train.num_clips, (BATCH_SIZE,), generator=generator)
-        frame = torch.randint(train.num_frames, (BATCH_SIZE,), generator=generator)
-        pictures, whole = references(train, clip, frame, generator)
-        by_tokens, by_embedding = model(degrade(pictures, generator, blur=0.15, grain=0.05))
+    def loss(step: int, draws: Draws) -> Tensor:
+        clip = draws.integers(train.num_clips, schedule.local_batch_size)
+        frame = draws.integers(train.num_frames, schedule.local_batch_size)
+        pictures, whole = references(train, clip, frame, draws)
+        by_tokens, by_embedding = model(degrade(pictures, draws, blur=0.15, grain=0.05))
         return error(by_tokens, clip, frame, whole) + 0.5 * error(by_embedding, clip, frame, whole)
 
     fit("vision", model, loss, schedule, folder / "vision.pt", seed=7)
@@ -120,8 +121,8 @@ def train_vision_model(train: Corpus, folder: Path, schedule: Schedule) -> Visio
 @torch.no_grad()
 def identity_r2(model: VisionRegression, train: Corpus, test: Corpus) -> dict[str, float]:
     """Share of the variance of each identity parameter read from one aligned crop of a held-out person."""
-    clip = torch.arange(test.num_clips)
-    pictures, whole = references(test, clip, clip % test.num_frames, torch.Generator().manual_seed(0))
+    clip = torch.arange(test.num_clips, device=test.device)
+    pictures, whole = references(test, clip, clip % test.num_frames, Draws.seeded(0, test.device))
     identity = train.scene.identity
     predicted = model(pictures[~whole])[0][:, :NUM_IDENTITY] * identity.std(0) + identity.mean(0)
     truth = test.scene.identity[~whole]
