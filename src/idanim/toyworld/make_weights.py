@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="train every stage so briefly, to see that it runs")
     parser.add_argument("--people", type=int, default=64, help="with --steps: people to train on")
     parser.add_argument("--set", nargs="*", default=[], metavar="STAGE=STEPS", help="train a stage for so many steps")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     unknown = sorted(set(arguments.stages) - STAGES.keys())
     if unknown:
         parser.error(f"unknown stages {', '.join(unknown)}; there are {', '.join(STAGES)}")
@@ -322,6 +322,9 @@ def main() -> None:
     plan = PLANS[arguments.plan]
     if arguments.steps is not None:
         plan = plan.shortened(arguments.steps, arguments.people)
+    odd = [change for change in arguments.set if "=" not in change]
+    if odd:
+        parser.error(f"--set wants STAGE=STEPS, not {', '.join(odd)}; name the stages to run before --set")
     changes = dict(change.split("=", 1) for change in arguments.set)
     unknown = sorted(changes.keys() - Plan.__dataclass_fields__.keys())
     if unknown:
