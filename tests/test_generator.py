@@ -286,7 +286,8 @@ def test_offloaded_models_are_on_the_device_only_while_they_work(
     for name, part in parts.items():
         monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, device)))
     monkeypatch.setattr(sampler, "offload_from", "cpu:0")
-    generator.generate(generator.person(photos[0]), PROMPT)
+    video = generator.generate(generator.person(photos[0]), PROMPT)
+    assert video.record.made_with["device"] == "cpu:0"  # where they work, not where they rest
     work = [("face", "adapter"), ("text",), ("denoiser", "adapter"), ("autoencoder",)]
     assert moves == [(name, device) for names in work for device in ("cpu:0", "cpu") for name in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from threading import Event, Lock
 from typing import Any
 
 import numpy as np
+import torch
 
 from idanim.config import CONF_DIR, Run, restore
 from idanim.files import write_bytes, write_json
@@ -93,10 +95,17 @@ class Studio:
         self._memory = {
             name: restore("generate", {"choices": {"memory": name}, "values": {}})["memory"] for name in MEMORY_PRESETS
         }
-        self.generator = Generator(run)
+        self._generator: Generator | None = Generator(run)
         self._at_work, self._sessions_change = Lock(), Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: set[str] = set()
+
+    @property
+    def generator(self) -> Generator:
+        """The models that are loaded; those of the command line where loading others failed."""
+        if self._generator is None:
+            self._generator = Generator(self._run)
+        return self._generator
 
     # ------------------------------------------------------------------------------------------- sessions
 
@@ -187,10 +196,14 @@ class Studio:
         """The generator, loaded again where another memory preset is asked for."""
         if preset not in self._memory:
             raise IdanimError(f"memory: {preset!r}, expected one of {', '.join(self._memory)}")
-        if preset != self.generator.memory:
+        if preset != (self._generator.memory if self._generator else None):
             config = {**self._run.config, "memory": self._memory[preset]}
             run = replace(self._run, config=config, choices={**self._run.choices, "memory": preset})
-            self.generator = Generator(run)
+            self._generator = None  # or there would be two sets of models for a while
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._generator = Generator(run)
         return self.generator
 
 
