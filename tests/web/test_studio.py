@@ -115,6 +115,18 @@ def test_a_full_queue_is_told_until_somebody_starts_or_leaves(studio: Studio) ->
         studio.close(key)
 
 
+def test_a_page_that_was_closed_gets_no_video(studio: Studio, photos: list[Path]) -> None:
+    studio.begin("gone")
+    studio.close("gone")
+    with pytest.raises(IdanimError, match="this page was closed"):
+        studio.start("gone")
+    studio.begin("going")
+    session = studio.start("going")
+    with pytest.raises(CancelledError):
+        list(studio.make(form(photos[:1]), session, lambda *step: studio.close("going")))
+    assert not session.folder.exists()
+
+
 def test_idle_sessions_are_deleted(studio: Studio) -> None:
     idle = studio.session("idle")
     idle.used_s -= LIMITS.idle_s + 1

@@ -107,13 +107,13 @@ def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> 
     Raises:
         gr.Error: a mistake of the user, in words.
     """
-    session = studio.start(key)
     made: list[Result] = []
 
     def on_step(number: int, num_videos: int, now: Progress) -> None:
         progress((now.step, now.num_steps), desc=f"video {number + 1} of {num_videos}", unit="steps")
 
     try:
+        session = studio.start(key)
         for result in studio.make(Form.read(*values), session, on_step):
             made.append(result)
             yield _status(made, "Working …"), *_shown(session.results)

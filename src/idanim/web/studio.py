@@ -78,6 +78,7 @@ class Session:
     stop: Event = field(default_factory=Event)
     results: list[Result] = field(default_factory=list)
     used_s: float = field(default_factory=time.monotonic)
+    is_closed: bool = False
 
 
 class Studio:
@@ -138,11 +139,17 @@ class Studio:
             session.stop = Event()
 
     def start(self, key: str) -> Session:
-        """The session of a page, whose turn it is now."""
-        session = self.session(key)
+        """The session of a page, whose turn it is now.
+
+        Raises:
+            IdanimError: the page was closed while it waited, so that nobody would see the video.
+        """
         with self._sessions_change:
             self._waiting.discard(key)
-        return session
+            if key not in self._sessions:
+                raise IdanimError("this page was closed, or did nothing for long: open it again")
+            self._sessions[key].used_s = time.monotonic()
+            return self._sessions[key]
 
     def stop(self, key: str) -> None:
         """End the session's work after its step; where it still waits, as soon as its turn comes."""
@@ -169,6 +176,9 @@ class Studio:
             yield from self._make(form, session, on_step)
         except IdanimError as error:
             raise IdanimError(_without_folders(str(error), (*form.photos, *form.control_images))) from error
+        finally:
+            if session.is_closed:  # perhaps while the last video was written
+                shutil.rmtree(session.folder, ignore_errors=True)
 
     def _make(self, form: Form, session: Session, on_step: OnStep) -> Iterator[Result]:
         stop = session.stop
@@ -208,6 +218,7 @@ class Studio:
 
 
 def _end(session: Session) -> None:
+    session.is_closed = True
     session.stop.set()
     shutil.rmtree(session.folder, ignore_errors=True)
 
