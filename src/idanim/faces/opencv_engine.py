@@ -38,7 +38,7 @@ class OpenCVEngine:
         detector_path = _existing(detector, "faces.detector", "YuNet, face_detection_yunet_2023mar.onnx")
         self._det_size = det_size
         self._recogniser = None
-        self._files = (detector_path,)
+        self._files: tuple[Path, ...] = (detector_path,)
         self._name = f"opencv/{detector_path.stem}"
         try:
             self._detector = cv2.FaceDetectorYN.create(
