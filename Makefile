@@ -5,18 +5,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
+export MINUTES VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
+.PHONY: help setup demo bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
 	@echo "make bench-scoring            how fast videos are scored"
+	@echo "make bench-generation         speed of generation against diffusers (benchmarks/generation_gpu.py: full size, GPU)"
+	@echo "make load-test [MINUTES=10]   50 users at once on the web page, on the toy world"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
 	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
@@ -61,6 +63,12 @@ bench-curation: setup
 
 bench-scoring: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py
+
+bench-generation: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/generation.py
+
+load-test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py --minutes $${MINUTES:-10}
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/curation/test_fuzz.py

@@ -1,4 +1,5 @@
 """Peak memory of one generated video at full size, computed by following every allocation: no weights, no GPU.
+Measured on a GPU: `benchmarks/generation_gpu.py`.
 
     python benchmarks/memory.py [--frames 21] [--size 512]
 
@@ -73,8 +74,10 @@ def peak_bytes(resident: Sequence[nn.Module], work: Callable[[], object]) -> int
     return sum(weights.values()) + allocations.most
 
 
-def full_size_models(dtype: torch.dtype) -> tuple[AnimateDiffBackbone, ClipFaceEncoder, FaceAdapter]:
-    """SD1.5 with motion modules v2, CLIP ViT-H and the official adapter (LoRA of rank 128)."""
+def full_size_models(
+    dtype: torch.dtype, lora_rank: int = 128
+) -> tuple[AnimateDiffBackbone, ClipFaceEncoder, FaceAdapter]:
+    """SD1.5 with motion modules v2, CLIP ViT-H and an adapter, by default of the official one's size."""
     torch.set_default_dtype(dtype)  # fake tensors can't be converted afterwards
     backbone = AnimateDiffBackbone(
         UNetMotionModel(**sd15.UNET, use_motion_mid_block=True),
@@ -85,7 +88,7 @@ def full_size_models(dtype: torch.dtype) -> tuple[AnimateDiffBackbone, ClipFaceE
     )
     encoder = ClipFaceEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**sd15.IMAGE_ENCODER)))
     torch.set_default_dtype(torch.float32)
-    adapter = FaceAdapter(backbone, encoder.feature_dim, lora_rank=128).requires_grad_(False)
+    adapter = FaceAdapter(backbone, encoder.feature_dim, lora_rank=lora_rank).requires_grad_(False)
     return backbone, encoder, adapter
 
 

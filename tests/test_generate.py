@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from safetensors.torch import save_file
 from toy_people import ADAPTER, TOY_BACKBONE, take_photos, write_official_file
 
 from idanim.assembly import OFFICIAL_SCALE, load_sampler
-from idanim.config import Run, replace_values, restore
+from idanim.config import Run, build, built_or_plain, replace_values, restore
 from idanim.files import sha256
 from idanim.generation.output import FORMATS
 from idanim.metrics.videos import read_record
 from idanim.models.adapter_file import read_adapter_file
 from idanim.models.checkpoint import write_adapter
+from idanim.models.face_id import face_id_adapter
 from idanim.person_videos import generate_videos
+from idanim.toyworld.shipped import shipped
 from idanim.types import IdanimError
 from idanim.video import encode_gif, read_frames
 
@@ -114,6 +118,49 @@ def test_a_recipe_whose_photo_changed_is_refused(tmp_path: Path, photos: list[st
     (tmp_path / "c.json").write_text(json.dumps({"prompt": "a", "identity": "b"}))
     with pytest.raises(IdanimError, match="no recipe in it"):
         generate_videos(run(tmp_path / "b", recipe=str(tmp_path / "c.json")))
+
+
+def test_a_recipe_holds_every_file_of_weights(tmp_path: Path, photos: list[str]) -> None:
+    faces = Path(shutil.copytree(shipped("faces"), tmp_path / "faces"))
+    backbone = build(TOY_BACKBONE["model"])
+    face_id_adapter(backbone, 128, num_queries=4, hidden_dim=64).to_file(tmp_path / "faceid.bin", "ip_adapter")
+    recogniser = Path(shutil.copy(built_or_plain(TOY_BACKBONE["recogniser"]), tmp_path / "arcface.safetensors"))
+    values = {"faces": {"folder": str(faces)}, "ckpt": str(tmp_path / "faceid.bin"), "references": photos[0]}
+    own = copy.deepcopy(TOY_BACKBONE) | {"recogniser": str(recogniser)}
+    (path,) = generate_videos(run(tmp_path / "a", **values, backbone=own))
+    files = read_record(path).made_with["files"]
+    detector, engine = faces / "detector.safetensors", faces / "recogniser_b.safetensors"
+    assert {str(file) for file in (detector, engine, recogniser)} <= files.keys()
+    for file in (detector, engine, recogniser):
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        with pytest.raises(IdanimError, match=rf"{file.name} is not what it was"):
+            generate_videos(run(tmp_path / "b", recipe=str(path.with_suffix(".json"))))
+        file.write_bytes(content)
+
+
+def test_photos_of_one_name_are_told_apart(tmp_path: Path, photos: list[str]) -> None:
+    same = [tmp_path / folder / "face.png" for folder in ("ada", "bob")]
+    for file, photo in zip(same, photos, strict=True):
+        file.parent.mkdir()
+        shutil.copy(photo, file)
+    (path,) = generate_videos(run(tmp_path / "out", references=[*map(str, same), photos[0]]))
+    references = read_record(path).made_with["references"]
+    assert references == {
+        "ada/face.png": sha256(same[0]),
+        "bob/face.png": sha256(same[1]),
+        "ada__1.png": sha256(same[0]),
+    }
+
+
+def test_a_commit_alone_makes_no_video_again(tmp_path: Path, photos: list[str]) -> None:
+    (path,) = generate_videos(run(tmp_path, references=photos[0]))
+    before = path.stat().st_mtime_ns
+    generate_videos(replace(run(tmp_path, references=photos[0]), git_sha="def456"))
+    assert path.stat().st_mtime_ns == before
+    assert read_record(path).made_with["git_sha"] == "abc123"  # of the code that made it
+    generate_videos(replace(run(tmp_path, references=photos[0], scale=0.5), git_sha="def456"))
+    assert path.stat().st_mtime_ns > before
 
 
 def test_prompt_reference_and_scale_change_the_video(tmp_path: Path, photos: list[str]) -> None:

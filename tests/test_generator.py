@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from toy_people import take_photos
 
 from idanim import person_videos
@@ -71,6 +73,38 @@ def test_a_few_lines_of_python(tmp_path: Path, generator: Generator, people: lis
     assert longer.clip.frames.shape == (3, 32, 32, 3)
     with pytest.raises(IdanimError, match="there is no setting frames; known: num_frames"):
         generator.generate(people[0], PROMPT, frames=3)
+
+
+def test_work_that_no_step_changes_is_done_once_a_video(
+    generator: Generator, people: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, calls = generator.sampler, Counter[str]()
+    num_layers = len(sampler.backbone.cross_attention_layers())
+
+    def counted(name: str, module: nn.Module) -> None:
+        forward = module.forward
+        monkeypatch.setattr(module, "forward", lambda *a, **k: (calls.update([name]), forward(*a, **k))[1])
+
+    counted("encode face", sampler.encoder.vision_model)
+    counted("id tokens", sampler.adapter.image_proj_model)
+    counted("encode text", sampler.backbone.text_encoder)
+    counted("denoise", sampler.backbone.unet)
+    for name, module in sampler.adapter.named_modules():
+        if name.endswith(("to_k_face", "to_v_face")):
+            counted("face keys and values", module)
+    for layer in sampler.backbone.cross_attention_layers():
+        attention = layer.name.removesuffix(".processor")
+        for projection in ("to_k", "to_v"):
+            counted("text keys and values", sampler.backbone.unet.get_submodule(f"{attention}.{projection}"))
+    for num_frames, steps in ((2, 3), (5, 4)):
+        calls.clear()
+        generator.generate(people[0], PROMPT, num_frames=num_frames, num_inference_steps=steps)
+        assert calls == {
+            "encode text": 1,
+            "denoise": steps,
+            "face keys and values": 2 * num_layers,
+            "text keys and values": 2 * num_layers,
+        }
 
 
 def test_it_stops_between_two_steps(generator: Generator, people: list[Person]) -> None:
@@ -286,7 +320,8 @@ def test_offloaded_models_are_on_the_device_only_while_they_work(
     for name, part in parts.items():
         monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, device)))
     monkeypatch.setattr(sampler, "offload_from", "cpu:0")
-    generator.generate(generator.person(photos[0]), PROMPT)
+    video = generator.generate(generator.person(photos[0]), PROMPT)
+    assert video.record.made_with["device"] == "cpu:0"  # where they work, not where they rest
     work = [("face", "adapter"), ("text",), ("denoiser", "adapter"), ("autoencoder",)]
     assert moves == [(name, device) for names in work for device in ("cpu:0", "cpu") for name in names]
 

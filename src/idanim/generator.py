@@ -28,8 +28,9 @@ from idanim.generation.output import check_formats, mp4_bytes, provenance, write
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
 from idanim.models.backbone import DTYPES
+from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.pictures import decode_picture
-from idanim.recipe import hashes_of, recipe_of, versions
+from idanim.recipe import hashes_of, recipe_of, short_names, versions
 from idanim.reference_faces import ReferenceFace, ReferenceOptions, read_person
 from idanim.types import GeneratedClip, IdanimError
 
@@ -275,7 +276,7 @@ class Generator:
         files = [*person.files, *(Path(source) for source in control.sources)] if control else person.files
         made_with = {
             "checkpoint": self._hash(self.ckpt),
-            "references": {file.name: self._hash(file) for file in person.files},
+            "references": {name: self._hash(file) for file, name in short_names(person.files).items()},
             "reference_size_px": self._options.size_px,
             "face_engine": self.engine.name,
             "scale": self.sampler.adapter.scale,
@@ -286,7 +287,7 @@ class Generator:
             "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
             "files": {str(file.resolve()): self._hash(file) for file in files} | self._weights,
             "versions": versions(),
-            "device": str(self.sampler.backbone.device),
+            "device": self.sampler.device,
             "dtype": str(self.sampler.backbone.dtype).removeprefix("torch."),
             "memory": self.memory,
             "git_sha": self.run.git_sha,
@@ -314,10 +315,11 @@ class Generator:
     @cached_property
     def _weights(self) -> dict[str, str]:
         """Every file and folder of weights, and of pictures that control → its hash."""
-        trained = self.trained
-        return hashes_of(
-            [str(self.ckpt.resolve()), trained["backbone"]["model"], trained["encoder"], self.run.config["control"]]
-        )
+        trained, used = self.trained, [str(self.ckpt.resolve()), *(str(path.resolve()) for path in self.engine.files)]
+        nodes = [trained["backbone"]["model"], trained["encoder"], self.run.config["control"]]
+        if isinstance(self.sampler.encoder, ArcFaceEncoder | ClipArcFaceEncoder):
+            nodes.append({"recogniser": trained["backbone"]["recogniser"]})
+        return hashes_of([*used, *nodes])
 
     def _statement(self) -> str:
         made_by = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,7 +45,8 @@ def recipe_of(run: Run, settings: SamplingSettings, **shown: Any) -> dict[str, A
     values["sampler"] = {**values["sampler"], "scheduler": settings.scheduler}
     values["ckpt"] = str(Path(built_or_plain(values["ckpt"])).expanduser().resolve())
     values |= {key: _absolute(values[key]) for key in ("backbone", "model", "control", "faces", "sampler")}
-    return storable(replace(run, config=values))
+    stored = storable(replace(run, config=values))
+    return {key: value for key, value in stored.items() if key != "git_sha"}  # the record has it
 
 
 def _absolute(node: Any, key: str = "") -> Any:
@@ -117,6 +118,17 @@ def versions() -> dict[str, str]:
 def hashes_of(nodes: Any) -> dict[str, str]:
     """Absolute path → SHA-256 of every file that configuration nodes name; a folder's is that of all in it."""
     return {str(path): sha256(path) if path.is_file() else _folder_hash(path) for path in dict.fromkeys(_paths(nodes))}
+
+
+def short_names(files: Iterable[Path]) -> dict[Path, str]:
+    """File → its name, with as many of its folders before it as tell it from the others."""
+    parts = {file: file.resolve().parts for file in files}
+    names = {}
+    for file, own in parts.items():
+        others = [other for other in parts.values() if other != own]
+        depth = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        names[file] = "/".join(own[-depth:])
+    return names
 
 
 def _paths(node: Any, key: str = "") -> Iterator[Path]:

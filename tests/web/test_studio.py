@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from toy_people import take_photos
 
-from idanim.config import compose
+from idanim.config import Run, compose
 from idanim.generator import ALIASES, CancelledError, Generator, Progress
 from idanim.metrics.face_track import FaceTrack
 from idanim.types import IdanimError
 from idanim.video import read_frames
+from idanim.web import studio as web_studio
 from idanim.web.form import MIX, ONE, Form, Limits
 from idanim.web.studio import Studio, similarities
 
@@ -113,6 +115,18 @@ def test_a_full_queue_is_told_until_somebody_starts_or_leaves(studio: Studio) ->
         studio.close(key)
 
 
+def test_a_page_that_was_closed_gets_no_video(studio: Studio, photos: list[Path]) -> None:
+    studio.begin("gone")
+    studio.close("gone")
+    with pytest.raises(IdanimError, match="this page was closed"):
+        studio.start("gone")
+    studio.begin("going")
+    session = studio.start("going")
+    with pytest.raises(CancelledError):
+        list(studio.make(form(photos[:1]), session, lambda *step: studio.close("going")))
+    assert not session.folder.exists()
+
+
 def test_idle_sessions_are_deleted(studio: Studio) -> None:
     idle = studio.session("idle")
     idle.used_s -= LIMITS.idle_s + 1
@@ -127,6 +141,29 @@ def test_another_memory_preset_and_back(studio: Studio, photos: list[Path]) -> N
     assert json.loads(low.path.with_suffix(".json").read_text())["made_with"]["dtype"] == "bfloat16"
     (full,) = studio.make(form(photos[:1]), session, quiet)
     assert json.loads(full.path.with_suffix(".json").read_text())["made_with"]["dtype"] == "float32"
+
+
+def test_the_old_models_are_gone_before_the_new_ones_come(
+    studio: Studio, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = studio.make(form(photos[:1]), studio.session("swap"), quiet)
+    old = weakref.ref(studio.generator.sampler.backbone)
+    alive: list[bool] = []
+    fails = True
+
+    def load(run: Run) -> Generator:
+        alive.append(old() is not None)
+        if fails:
+            raise IdanimError("out of memory with memory=low")
+        return Generator(run)
+
+    monkeypatch.setattr(web_studio, "Generator", load)
+    with pytest.raises(IdanimError, match="out of memory"):
+        list(studio.make(replace(form(photos[:1]), memory="low"), studio.session("swap"), quiet))
+    assert alive == [False]
+    fails = False
+    (again,) = studio.make(form(photos[:1]), studio.session("swap"), quiet)  # and others can go on
+    assert np.array_equal(read_frames(again.path), read_frames(result.path))
 
 
 def test_mistakes_name_files_but_no_folders(studio: Studio, photos: list[Path], tmp_path: Path) -> None:

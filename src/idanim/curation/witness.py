@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -31,6 +33,11 @@ class Witness:
     def name(self) -> str:
         """The engine's own name."""
         return self._engine.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The engine's own weights."""
+        return self._engine.files
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """The engine's faces on [H, W, 3] uint8; every so often a small picture is kept, with their boxes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,11 @@ class FaceEngine(Protocol):
     @property
     def name(self) -> str:
         """Engine and pack, for instance "insightface/buffalo_l". Vectors of different names never compare."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of weights that decide what it finds."""
         ...
 
     def detect(self, rgb: UInt8Array) -> list[Face]:

@@ -65,6 +65,7 @@ class InsightFaceEngine:
             raise IdanimError(f"{folder}: no face recogniser among its *.onnx files")
         analysis.prepare(-1, det_thresh=det_threshold, det_size=(det_size, det_size))
         self._pack = pack
+        self._files = tuple(sorted(folder.glob("*.onnx")))
         self._det_size = det_size
         self._resize = cv2.resize
         self._detector = analysis.det_model
@@ -74,6 +75,11 @@ class InsightFaceEngine:
     def name(self) -> str:
         """Engine and pack."""
         return f"insightface/{self._pack}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All models of the pack."""
+        return self._files
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""

@@ -38,6 +38,7 @@ class OpenCVEngine:
         detector_path = _existing(detector, "faces.detector", "YuNet, face_detection_yunet_2023mar.onnx")
         self._det_size = det_size
         self._recogniser = None
+        self._files: tuple[Path, ...] = (detector_path,)
         self._name = f"opencv/{detector_path.stem}"
         try:
             self._detector = cv2.FaceDetectorYN.create(
@@ -46,6 +47,7 @@ class OpenCVEngine:
             if recogniser is not None:
                 path = _existing(recogniser, "faces.recogniser", "SFace, face_recognition_sface_2021dec.onnx")
                 self._recogniser = cv2.FaceRecognizerSF.create(str(path), "")
+                self._files = (detector_path, path)
                 self._name += f"+{path.stem}"
         except cv2.error as error:
             raise IdanimError(f"OpenCV can't read the face models: {error.err}") from error
@@ -54,6 +56,11 @@ class OpenCVEngine:
     def name(self) -> str:
         """Engine and model files."""
         return self._name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Detector and recogniser."""
+        return self._files
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find faces, without embeddings, by falling box area; see `FaceEngine.detect`."""

@@ -76,6 +76,11 @@ class Sampler:
         self._pipeline = backbone.pipeline()
         self._pipeline.set_progress_bar_config(disable=True)
 
+    @property
+    def device(self) -> str:
+        """Where the work is done, which is not where the models rest while they are offloaded."""
+        return self.offload_from or str(self.backbone.device)
+
     @torch.no_grad()
     def generate(
         self,

@@ -8,7 +8,7 @@ Fields of the json (`schema` 1):
 - `system`: what made it; "videos" if absent.
 - `group`: the prompt's group; "all" if absent.
 - `made_with`: everything else that decides its pixels (checkpoint and reference digests, sampling
-  settings); {} if absent. A video is made again when this differs.
+  settings); {} if absent. A video is made again when this differs, except for `git_sha`, which is information.
 
 So any other system's videos are scored once each has a json with `prompt` and `identity` beside it.
 """
@@ -16,7 +16,7 @@ So any other system's videos are scored once each has a json with `prompt` and `
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,14 @@ def is_made(path: Path, record: VideoRecord) -> bool:
     if not path.is_file() or not path.with_suffix(".json").is_file():
         return False
     try:
-        return read_record(path) == record
+        return _deciding(read_record(path)) == _deciding(record)
     except IdanimError:
         return False  # an unreadable record is no proof; the video is made again
+
+
+def _deciding(record: VideoRecord) -> VideoRecord:
+    """The record without what is information alone."""
+    return replace(record, made_with={key: value for key, value in record.made_with.items() if key != "git_sha"})
 
 
 def find_videos(folder: Path) -> list[Path]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from idanim.models.weight_kind import ADAPTER, IMAGE_ENCODER, IP_ADAPTER, MOTION, SPARSE_CONTROL
+from idanim.models.weight_kind import (
+    ADAPTER,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
+    LORA,
+    MOTION,
+    MOTION_DIFFUSERS,
+    SPARSE_CONTROL,
+)
 
 
 def _folder_of(repo: str) -> str:
@@ -50,6 +58,7 @@ _BOTH = ("train", "generate")
 _RAIL = "CreativeML OpenRAIL-M"
 _APACHE = "Apache-2.0"
 _BASE, _MOTION, _IP = "stable-diffusion-v1-5/stable-diffusion-v1-5", "guoyww/animatediff", "h94/IP-Adapter"
+_LCM = "wangfuyun/AnimateLCM"
 OWN, COPIES = "repository", "copies"
 
 
@@ -61,6 +70,11 @@ def _sd15(name: str, path: str, size_mb: int, purpose: str, sha256: str = "") ->
 def _animatediff(name: str, path: str, size_mb: int, purpose: str, kind: str, sha256: str) -> PublicFile:
     needed_by = _BOTH if name == "motion-v2" else ()
     return PublicFile(name, _MOTION, path, size_mb, _APACHE, purpose, needed_by, kind, sha256, OWN)
+
+
+def _distilled(name: str, repo: str, path: str, size_mb: int, licence: str, purpose: str, kind: str) -> PublicFile:
+    # Their hashes were not seen anywhere that could be trusted.
+    return PublicFile(name, repo, path, size_mb, licence, purpose, (), kind)
 
 
 CATALOGUE = (
@@ -167,5 +181,16 @@ CATALOGUE = (
         ADAPTER,
         "0ab08ce162afe4fd45d2a10cf96a88ff54cadd42690aecfca74603721d6fd8b7",
         COPIES,
+    ),
+    _distilled("animatelcm-motion", _LCM, "AnimateLCM_sd15_t2v.ckpt", 1813, "MIT", "sampler=animatelcm", MOTION),
+    _distilled("animatelcm-lora", _LCM, "AnimateLCM_sd15_t2v_lora.safetensors", 135, "MIT", "sampler=animatelcm", LORA),
+    _distilled(
+        "lightning-motion",
+        "ByteDance/AnimateDiff-Lightning",
+        "animatediff_lightning_4step_diffusers.safetensors",
+        908,
+        _RAIL,
+        "sampler=lightning",
+        MOTION_DIFFUSERS,
     ),
 )

@@ -34,8 +34,9 @@ class ToyFaceEngine:
     """
 
     def __init__(self, folder: str | Path, recogniser: str = "b", det_threshold: float = 0.5) -> None:
-        self._detector = load_network(Detector(), Path(folder) / "detector.safetensors")
         path = Path(folder) / f"recogniser_{recogniser}.safetensors"
+        self._files = (Path(folder) / "detector.safetensors", path)
+        self._detector = load_network(Detector(), self._files[0])
         self._recogniser = load_network(Recogniser(RECOGNISER_WIDTHS[recogniser]), path)
         # Vectors of other weights must not compare.
         self._name = f"toy/{recogniser}-{sha256(path)[:8]}"
@@ -45,6 +46,11 @@ class ToyFaceEngine:
     def name(self) -> str:
         """Engine, recogniser and a digest of its weights."""
         return self._name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Detector and recogniser."""
+        return self._files
 
     def detect(self, rgb: UInt8Array) -> list[Face]:
         """Find the face of [H, W, 3] uint8, if there is one."""

@@ -15,6 +15,7 @@ from idanim.generator import CancelledError, Progress
 from idanim.reference_faces import MORE_PICTURE_ENDINGS, VIDEO_ENDINGS
 from idanim.types import IdanimError
 from idanim.web.form import ONE, SWEEP, USES, Form
+from idanim.web.start import Start
 from idanim.web.studio import MEMORY_PRESETS, Result, Studio
 
 TITLE = "idanim"
@@ -26,11 +27,12 @@ ABOUT_SCORES = (
 CSS = ".caption-label {white-space: normal !important; max-width: 100% !important}"
 
 
-def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | None) -> gr.Blocks:
+def build_page(studio: Studio, start: Start, prompts: Sequence[str], example_photo: Path | None) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
         studio: makes the videos.
+        start: what the fields hold at first.
         prompts: to click on.
         example_photo: goes with these prompts; None = the photo that is there stays.
     """
@@ -40,7 +42,7 @@ def build_page(studio: Studio, prompts: Sequence[str], example_photo: Path | Non
                     "and say so in their files.")  # fmt: skip
         with gr.Row():
             with gr.Column():
-                fields = _fields(studio)
+                fields = _fields(studio, start)
                 _examples(prompts, example_photo, photos=fields[0], prompt=fields[1])
             with gr.Column():
                 with gr.Row():
@@ -105,13 +107,13 @@ def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> 
     Raises:
         gr.Error: a mistake of the user, in words.
     """
-    session = studio.start(key)
     made: list[Result] = []
 
     def on_step(number: int, num_videos: int, now: Progress) -> None:
         progress((now.step, now.num_steps), desc=f"video {number + 1} of {num_videos}", unit="steps")
 
     try:
+        session = studio.start(key)
         for result in studio.make(Form.read(*values), session, on_step):
             made.append(result)
             yield _status(made, "Working …"), *_shown(session.results)
@@ -143,42 +145,45 @@ def _status(made: Sequence[Result], text: str) -> str:
 # ---------------------------------------------------------------------------------------------- fields
 
 
-def _fields(studio: Studio) -> list[Any]:
+def _fields(studio: Studio, start: Start) -> list[Any]:
     """The fields in the order of `Form`."""
-    config = studio.generator.run.config
-    first_prompt = config["prompt"] if isinstance(config["prompt"], str) else config["prompt"][0]
     photos = gr.File(
+        _paths(start.photos),
         label=f"Photos or videos of the face (at most {studio.limits.num_files}, {studio.limits.upload_mb} MB each)",
         file_count="multiple",
         file_types=[*MORE_PICTURE_ENDINGS, *VIDEO_ENDINGS],
         elem_id="photos",
         height=150,
     )
-    prompt = gr.Textbox(label="Prompt", value=first_prompt, lines=3, elem_id="prompt")
-    return [photos, prompt, *_identity(studio), *_sampling(studio), *_control(studio), _memory(studio)]
+    prompt = gr.Textbox(start.prompt, label="Prompt", lines=3, elem_id="prompt")
+    fields = [photos, prompt, *_identity(studio, start), *_sampling(studio, start), *_control(studio, start)]
+    return [*fields, _memory(studio)]
 
 
-def _identity(studio: Studio) -> list[Any]:
-    with gr.Accordion("Several photos, mixed identities", open=False, elem_id="identity"):
-        use = gr.Radio(USES, value=ONE, label="The photos show", elem_id="use",
+def _paths(files: Sequence[Path]) -> list[str] | None:
+    return [str(file) for file in files] or None
+
+
+def _identity(studio: Studio, start: Start) -> list[Any]:
+    with gr.Accordion("Several photos, mixed identities", open=start.use != ONE, elem_id="identity"):
+        use = gr.Radio(USES, value=start.use, label="The photos show", elem_id="use",
                        info="One person: the id tokens of all photos are averaged, one of somebody else is left out. "
                        "Otherwise one photo of each.")  # fmt: skip
         with gr.Row():
-            weights = gr.Textbox(label="Weights", placeholder="0.7, 0.3", elem_id="weights",
+            weights = gr.Textbox(start.weights, label="Weights", placeholder="0.7, 0.3", elem_id="weights",
                                  info="one a photo, with the sum 1; empty = equal")  # fmt: skip
-            sweep = gr.Number(3, label="Steps", precision=0, minimum=2, maximum=studio.limits.num_videos,
+            sweep = gr.Number(start.sweep, label="Steps", precision=0, minimum=2, maximum=studio.limits.num_videos,
                               info="videos, for: " + SWEEP, elem_id="sweep")  # fmt: skip
-            face_index = gr.Number(None, label="Face", precision=0, minimum=0, elem_id="face_index", placeholder="",
-                                   info="by falling size from 0; empty = the largest")  # fmt: skip
+            face_index = gr.Number(start.face_index, label="Face", precision=0, minimum=0, elem_id="face_index",
+                                   placeholder="", info="by falling size from 0; empty = the largest")  # fmt: skip
     return [use, weights, sweep, face_index]
 
 
-def _sampling(studio: Studio) -> list[Any]:
-    now, limits, seed = studio.generator.settings, studio.limits, studio.generator.run.config["seed"]
+def _sampling(studio: Studio, start: Start) -> list[Any]:
+    now, limits = studio.generator.settings, studio.limits
     longest = studio.generator.sampler.backbone.max_frames
-    seeds = ", ".join(map(str, seed)) if isinstance(seed, list) else str(seed)
     with gr.Accordion("Length, size, sampler, guidance, seed", open=False, elem_id="sampling"):
-        seed_field = gr.Textbox(seeds, label="Seed", info="several with commas: a video each", elem_id="seeds")
+        seed_field = gr.Textbox(start.seeds, label="Seed", info="several with commas: a video each", elem_id="seeds")
         with gr.Row():
             frames = gr.Number(now.num_frames, label="Frames", precision=0, minimum=1, maximum=limits.num_frames,
                                info=f"above {longest} only in windows", elem_id="frames")  # fmt: skip
@@ -195,11 +200,12 @@ def _sampling(studio: Studio) -> list[Any]:
     return [seed_field, frames, height, width, fps, free_noise, scheduler, steps, guidance, negative]
 
 
-def _control(studio: Studio) -> list[Any]:
+def _control(studio: Studio, start: Start) -> list[Any]:
     is_on = studio.generator.run.config["control"]["model"] is not None
     with gr.Accordion("Sparse control", open=False, elem_id="control"):
         gr.Markdown("Pictures that steer chosen frames; sketches are white lines on black." if is_on else NO_CONTROL)
         images = gr.File(
+            _paths(start.control_images),
             label="Pictures",
             file_count="multiple",
             file_types=list(MORE_PICTURE_ENDINGS),
@@ -208,9 +214,10 @@ def _control(studio: Studio) -> list[Any]:
             height=120,
         )
         with gr.Row():
-            frames = gr.Textbox("0", label="Their frames", info="from 0, one a picture", interactive=is_on)
-            scale = gr.Number(1.0, label="Strength", interactive=is_on)
-            context = gr.Dropdown(CONTEXTS, value=CONTEXTS[0], label="Reads", interactive=is_on,
+            frames = gr.Textbox(start.control_frames, label="Their frames", info="from 0, one a picture",
+                                interactive=is_on)  # fmt: skip
+            scale = gr.Number(start.control_scale, label="Strength", interactive=is_on)
+            context = gr.Dropdown(CONTEXTS, value=start.control_context, label="Reads", interactive=is_on,
                                   info="official: text and id tokens; text: the text alone")  # fmt: skip
     return [images, frames, scale, context]
 

@@ -45,15 +45,17 @@ def serving(run: Run) -> Iterator[Any]:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from idanim.web.form import Limits
         from idanim.web.page import CSS, build_page
+        from idanim.web.start import Start
         from idanim.web.studio import Studio
 
         app = run.config["app"]
         limits = Limits(**app["limits"])
         generation = replace(run, config={key: value for key, value in run.config.items() if key != "app"})
+        start = Start.of(run.config).copied_to(Path(folder) / "start")
         studio = Studio(generation, limits, Path(folder))
         prompts = [prompt.text for prompt in load_prompts(app["examples"])][:4]
         is_toy = run.choices.get("faces") == "toy"
-        page = build_page(studio, prompts, Path(shipped("face.png")) if is_toy else None)
+        page = build_page(studio, start, prompts, Path(shipped("face.png")) if is_toy else None)
         # The studio counts who waits. This bound is for requests past the page; the queue also holds short work.
         page.queue(max_size=2 * limits.queue + 10, api_open=False)
         try:

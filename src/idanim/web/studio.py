@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from threading import Event, Lock
 from typing import Any
 
 import numpy as np
+import torch
 
 from idanim.config import CONF_DIR, Run, restore
 from idanim.files import write_bytes, write_json
@@ -76,6 +78,7 @@ class Session:
     stop: Event = field(default_factory=Event)
     results: list[Result] = field(default_factory=list)
     used_s: float = field(default_factory=time.monotonic)
+    is_closed: bool = False
 
 
 class Studio:
@@ -93,10 +96,17 @@ class Studio:
         self._memory = {
             name: restore("generate", {"choices": {"memory": name}, "values": {}})["memory"] for name in MEMORY_PRESETS
         }
-        self.generator = Generator(run)
+        self._generator: Generator | None = Generator(run)
         self._at_work, self._sessions_change = Lock(), Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: set[str] = set()
+
+    @property
+    def generator(self) -> Generator:
+        """The models that are loaded; those of the command line where loading others failed."""
+        if self._generator is None:
+            self._generator = Generator(self._run)
+        return self._generator
 
     # ------------------------------------------------------------------------------------------- sessions
 
@@ -129,11 +139,17 @@ class Studio:
             session.stop = Event()
 
     def start(self, key: str) -> Session:
-        """The session of a page, whose turn it is now."""
-        session = self.session(key)
+        """The session of a page, whose turn it is now.
+
+        Raises:
+            IdanimError: the page was closed while it waited, so that nobody would see the video.
+        """
         with self._sessions_change:
             self._waiting.discard(key)
-        return session
+            if key not in self._sessions:
+                raise IdanimError("this page was closed, or did nothing for long: open it again")
+            self._sessions[key].used_s = time.monotonic()
+            return self._sessions[key]
 
     def stop(self, key: str) -> None:
         """End the session's work after its step; where it still waits, as soon as its turn comes."""
@@ -160,6 +176,9 @@ class Studio:
             yield from self._make(form, session, on_step)
         except IdanimError as error:
             raise IdanimError(_without_folders(str(error), (*form.photos, *form.control_images))) from error
+        finally:
+            if session.is_closed:  # perhaps while the last video was written
+                shutil.rmtree(session.folder, ignore_errors=True)
 
     def _make(self, form: Form, session: Session, on_step: OnStep) -> Iterator[Result]:
         stop = session.stop
@@ -187,14 +206,19 @@ class Studio:
         """The generator, loaded again where another memory preset is asked for."""
         if preset not in self._memory:
             raise IdanimError(f"memory: {preset!r}, expected one of {', '.join(self._memory)}")
-        if preset != self.generator.memory:
+        if preset != (self._generator.memory if self._generator else None):
             config = {**self._run.config, "memory": self._memory[preset]}
             run = replace(self._run, config=config, choices={**self._run.choices, "memory": preset})
-            self.generator = Generator(run)
+            self._generator = None  # or there would be two sets of models for a while
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._generator = Generator(run)
         return self.generator
 
 
 def _end(session: Session) -> None:
+    session.is_closed = True
     session.stop.set()
     shutil.rmtree(session.folder, ignore_errors=True)
 
