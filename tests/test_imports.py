@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": BASE,
     "training": BASE | {"models"},
     "generation": BASE | {"video", "pictures", "models"},
-    "metrics": BASE | {"video", "pictures", "faces"},
+    "metrics": BASE | {"video", "pictures", "faces", "models"},
     "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}

@@ -243,6 +243,7 @@ def _score(
         "faces": run.config["faces"],  # its thresholds and sizes, too
         "text_model": None if judges.clip is None else judges.clip.name,
         "protocol": run.config["protocol"],
+        "protocol_models": protocol.models,
         "num_frames": scoring["num_frames"],
     }
     scorer = VideoScorer(people, score_frames, settings, run.output / "scores")
@@ -263,7 +264,7 @@ def _score(
         row["people_group"] = by_name[row["identity"]].group
         row["remarks"] = scored[row["video"]].remarks
     result["people_groups"] = by_people_group(scores, {p.identity: p.group for p in people}, scoring["seed"])
-    result |= protocol_section(protocol, scores)
+    result |= protocol_section(protocol, scores, judges)
     return result | {"remarks": remark_counts(list(scored.values()))}, scored
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from idanim.faces.align import aligned_crop
 from idanim.faces.engine import MIN_SIDE_PX, largest_first, to_bgr, unit_vector
+from idanim.faces.published import DET_SIZE, DET_THRESHOLD, LargestFace, bilinear_crop
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
@@ -110,6 +111,17 @@ class InsightFaceEngine:
     def detect_many(self, pictures: Sequence[UInt8Array]) -> list[list[Face]]:
         """Faces of each of some pictures; the detectors of the packs take one at a time."""
         return [self.detect(rgb) for rgb in pictures]
+
+    def largest_as_published(self, rgb: UInt8Array) -> LargestFace | None:
+        """The largest face as `FaceAnalysis.get` gives it; see `idanim.faces.published`."""
+        bgr = to_bgr(rgb)
+        boxes, landmarks = self._detector.detect(bgr, input_size=(DET_SIZE, DET_SIZE), det_thresh=DET_THRESHOLD)
+        if not len(boxes) or landmarks is None:
+            return None
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        points = landmarks[len(areas) - 1 - int(np.argmax(areas[::-1]))]  # the last of equals, as sorted()[-1]
+        crop = bilinear_crop(bgr, points, int(self._recogniser.input_size[0]))
+        return LargestFace(points, self._recogniser.get_feat(crop).flatten())
 
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""

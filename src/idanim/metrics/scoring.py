@@ -135,8 +135,7 @@ def score_video(
     targets = _targets(record, people)
     theirs: dict[str, Figures] = {}
     if protocol is not None:
-        references = {identity: people[identity].vectors[0] for identity in targets}
-        theirs = protocol.score(frames, record.prompt, references, judges)
+        theirs = protocol.score(frames, record.prompt, {name: people[name] for name in targets}, judges)
     return [
         VideoScore(
             video,

@@ -17,7 +17,7 @@ from idanim.metrics.identity import (
 )
 from idanim.metrics.intervals import Interval, bootstrap_interval
 from idanim.metrics.paired import paired_difference
-from idanim.metrics.protocols import EvaluationProtocol, Figures, protocol_report
+from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges, protocol_report
 from idanim.metrics.scoring import PAIR_METRICS, VIDEO_METRICS, VideoScore
 
 METRICS = (*PAIR_METRICS, *VIDEO_METRICS)
@@ -101,13 +101,13 @@ def _cell(score: VideoScore) -> tuple[str, str, int]:
     return score.identity, score.prompt, score.seed
 
 
-def protocol_section(protocol: EvaluationProtocol, scores: Iterable[VideoScore]) -> dict[str, Any]:
+def protocol_section(protocol: EvaluationProtocol, scores: Iterable[VideoScore], judges: Judges) -> dict[str, Any]:
     """What `metrics.json` says under `protocol`: figures by another benchmark's definitions, and their flaws."""
     figures: dict[str, list[Figures]] = {}
     for score in scores:
         if score.protocol:
             figures.setdefault(score.system, []).append(score.protocol)
-    return {"protocol": asdict(protocol_report(protocol, figures))}
+    return {"protocol": asdict(protocol_report(protocol, figures, judges))}
 
 
 NO_VALUE = Interval(None, None, None, 0)
