@@ -43,6 +43,7 @@ ENTRY_POINTS = {
     "reference_faces",
     "shard_people",
     "systems",
+    "trained_judge",
     "web",
     "weights",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,15 @@ from typing import Any
 import wandb
 from tqdm import tqdm
 
-from idanim.assembly import load_sampler, pick_device, sampling_settings
+from idanim.assembly import (
+    chosen_settings,
+    load_sampler,
+    loading_device,
+    pick_device,
+    sampling_overrides,
+    save_memory,
+    training_config,
+)
 from idanim.config import Run, build
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json, write_text
@@ -53,6 +61,7 @@ from idanim.systems import (
     parse_systems,
     source_of,
 )
+from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, used_recognisers
 from idanim.types import IdanimError, UInt8Array
 
 SCHEMA_VERSION = 1
@@ -95,6 +104,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
+        "trained_judge": partial_judgements(engine, _recorded_recognisers(filled.videos.values())),
         "source": source,
         "git_sha": run.git_sha,
         **figures,
@@ -159,6 +169,7 @@ def _made_elsewhere(
         videos, photos = manifest.videos, manifest.references
         unlisted = len([path for path in find_videos(folder) if path not in videos])
         source |= {"manifest": config["manifest"], "repeated_rows": manifest.num_repeated, "unlisted_videos": unlisted}
+    _refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config)
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
     if photos:
         shown = read_people(photos, engine, None, config["scoring"]["reference_size_px"], "photos of the manifest")
@@ -169,6 +180,15 @@ def _made_elsewhere(
     if missing:
         raise IdanimError(f"no reference for {', '.join(missing)}, whom the videos were asked to show")
     return FilledGrid(videos), people, source
+
+
+def _recorded_recognisers(records: Iterable[VideoRecord]) -> dict[str, list[UsedRecogniser]]:
+    """The recognisers with a part in the videos of each system, as far as their records say."""
+    used: dict[str, list[UsedRecogniser]] = {}
+    for record in records:
+        known = used.setdefault(record.system, [])
+        known += [recogniser for recogniser in from_record(record.made_with) if recogniser not in known]
+    return used
 
 
 def _strangers(config: Mapping[str, Any], engine: FaceEngine, shown: Collection[str]) -> list[Person]:
@@ -194,22 +214,50 @@ def _generate(
     ckpt = None if config["ckpt"] is None else Path(config["ckpt"]).expanduser()
     systems = parse_systems(config["systems"] or [ADAPTER], ckpt)
     device = pick_device(config["device"])
-    loader = SystemLoader(load, (config["model"], device, config["scale"], config["backbone"]))
-    main = systems[0]
-    _, trained = loader(main)
-    settings = sampling_settings(trained, **config["sampling"])
+    overrides = sampling_overrides(config)
+    options = (overrides, loading_device(config["memory"], device), config["scale"], config["backbone"])
+    loader = SystemLoader(load, options, functools.partial(save_memory, memory=config["memory"], device=device))
+    first = ckpt or systems[0].ckpt  # whose settings all systems share
+    trained = training_config(first, overrides, config["backbone"])
+    settings = chosen_settings(config, trained)
+    used = _used_recognisers(systems, overrides, config, trained["backbone"])
+    _refuse_partial_judge(engine, used, config)
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled = FilledGrid()
     for system in systems:
-        own = system.is_named and system != main and config["backbone"] is None
+        own = system.is_named and system.ckpt != first and config["backbone"] is None
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
+        source = source_of(system, config, overrides, backbone, used[system.name])
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
-        filled |= fill_grid(cells, people, folder, sampler, settings, source_of(system, config, backbone))
+        filled |= fill_grid(cells, people, folder, sampler, settings, source)
     files = {system.name: str(system.ckpt) for system in systems}
-    source = source_of(main, config) | {"ckpt": str(main.ckpt), "systems": files, "sampling": asdict(settings)}
-    return filled, people, source
+    shared = source_of(System(ADAPTER, first), config, overrides)
+    return filled, people, shared | {"ckpt": str(first), "systems": files, "sampling": asdict(settings)}
+
+
+def _used_recognisers(
+    systems: Sequence[System], overrides: Mapping[str, Any], config: Mapping[str, Any], backbone: Mapping[str, Any]
+) -> dict[str, list[UsedRecogniser]]:
+    """The recognisers with a part in the videos of each system; none for the plain backbone."""
+    return {
+        system.name: []
+        if system.shows_nobody
+        else used_recognisers(system.ckpt, training_config(system.ckpt, overrides, config["backbone"], backbone))
+        for system in systems
+    }
+
+
+def _refuse_partial_judge(
+    engine: FaceEngine, used: Mapping[str, Sequence[UsedRecogniser]], config: Mapping[str, Any]
+) -> None:
+    found = partial_judgements(engine, used)
+    if found and not config["allow_trained_judge"]:
+        raise IdanimError(
+            f"{'; '.join(found)}: its figures would flatter. Score with another recogniser (faces=…, faces.pack=…, "
+            "faces.recogniser=…), or take these figures with a warning: allow_trained_judge=true"
+        )
 
 
 def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any] | None) -> Sampler:
@@ -323,6 +371,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     compared_with = result["num_people_compared"]
     if compared_with > 1:
         notes.append(f"Rank-1 among {compared_with} people: chance is {1 / compared_with:.3f}.")
+    if result["trained_judge"]:
+        notes.append(f"The judge is no impartial one, its figures flatter: {'; '.join(result['trained_judge'])}.")
     if any(origin.startswith("train split") for origin in shown):
         notes.append("The adapter may have been trained on people of the train split: no measure of new people.")
     if not any(video["num_faces"] for video in result["videos"]):

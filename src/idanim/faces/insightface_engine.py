@@ -83,6 +83,11 @@ class InsightFaceEngine:
         self._recogniser = analysis.models["recognition"]
 
     @property
+    def recogniser_file(self) -> Path:
+        """The network whose vectors these are."""
+        return Path(self._recogniser.model_file)
+
+    @property
     def name(self) -> str:
         """Engine and pack."""
         return f"insightface/{self._pack}"

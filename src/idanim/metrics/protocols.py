@@ -258,8 +258,7 @@ class PublishedFace:
 
 
 def _departures(judges: Judges, curricular: PictureNetwork | None) -> tuple[str, ...]:
-    engine = judges.engine
-    found = ["frames are decoded by PyAV, theirs by OpenCV or decord: colours differ by a level or two"]
+    engine, found = judges.engine, []
     if not isinstance(engine, PublishedEngine):
         found.append(f"faces are found and aligned in the way of {engine.name}, theirs by insightface/buffalo_l")
     elif engine.name != "insightface/buffalo_l":
@@ -267,8 +266,8 @@ def _departures(judges: Judges, curricular: PictureNetwork | None) -> tuple[str,
     found.append("references from shards are their face crops; theirs, and those of references=, are whole photos")
     if curricular is None:
         found.append(
-            "face_sim_cur is left out: name CurricularFace's weights (glint360k_curricular_face_r101_backbone.bin, or an "
-            ".onnx of them) as protocol.curricular=<file>"
+            "face_sim_cur is left out: name CurricularFace's weights (glint360k_curricular_face_r101_backbone.bin, or "
+            "an .onnx of them) as protocol.curricular=<file>"
         )
     return tuple(found)
 

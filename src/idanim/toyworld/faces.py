@@ -24,6 +24,9 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 class ToyFaceEngine:
     """Detection and recognition of toy faces. At most one face is found in a picture.
 
+    Attributes:
+        recogniser_file: the network whose vectors these are.
+
     Args:
         folder: holds `detector.safetensors` and `recogniser_<name>.safetensors`.
         recogniser: "a", the one that may serve as an encoder, or "b", which took no part in any training.
@@ -43,6 +46,7 @@ class ToyFaceEngine:
         for network in (self._detector, self._recogniser):
             use_channels_last(network.to(device))
         self._device = device
+        self.recogniser_file = path
         # Vectors of other weights must not compare.
         self._name = f"toy/{recogniser}-{sha256(path)[:8]}"
         self.det_threshold = det_threshold
