@@ -82,7 +82,7 @@ def write_checkpoint(path, weight=0.0, choices=None, **values):
 
 
 def loader(sampler):
-    return lambda ckpt, overrides, device, scale, backbone, initial=False: (sampler, {})
+    return lambda ckpt, overrides, device, scale, backbone, initial=False, default_backbone=None: (sampler, {})
 
 
 def evaluate_grid(output, ckpt, shards, sampler, **values):

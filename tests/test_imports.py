@@ -34,6 +34,7 @@ ENTRY_POINTS = {
     "compare",
     "curate",
     "evaluation",
+    "evaluation_report",
     "generate",
     "inspect_shards",
     "generator",

@@ -11,7 +11,7 @@ from tiny_clip import write_tiny_clip
 from transformers import CLIPModel
 
 from idanim.faces.align import ARCFACE_TEMPLATE
-from idanim.metrics.motion import motion
+from idanim.metrics.motion import motion_by_region
 from idanim.metrics.people import Person
 from idanim.metrics.protocols import ConsisId, Idanim, Judges, OpenS2V, protocol_report, signed_motion
 from idanim.metrics.text_alignment import ClipScorer
@@ -114,7 +114,7 @@ def test_motion_amplitude_of_a_shaking_head_is_nothing():
     shaking, panning = shaken([0, 3, 0, -3, 0]), shaken([0, 3, 6, 9, 12])
     assert signed_motion(panning) == pytest.approx(1.5, abs=0.2)  # 3 px to the side, none up or down
     assert signed_motion(shaking) < 0.05
-    assert motion(shaking) * diagonal == pytest.approx(3, abs=0.2)
+    assert motion_by_region(shaking, {}).everywhere * diagonal == pytest.approx(3, abs=0.2)
     assert signed_motion(shaking[:1]) is None
 
 
