@@ -150,9 +150,12 @@ def test_a_baseline_of_nobody_stands_against_everybody_in_the_scores_of_a_video(
 
 def test_only_cells_with_a_value_in_both_are_paired():
     """One system's second video can't be read: what the other scores there must not count against it."""
-    own = [replace(score("a0", "a", 0.5), motion=0.1), replace(score("a1", "a", 0.5), motion=None, prompt="two")]
+    own = [
+        replace(score("a0", "a", 0.5), motion=0.1, prompt="one"),
+        replace(score("a1", "a", 0.5), motion=None, prompt="two"),
+    ]
     other = [
-        replace(score("c0", "a", 0.5, system="init"), motion=0.1),
+        replace(score("c0", "a", 0.5, system="init"), motion=0.1, prompt="one"),
         replace(score("c1", "a", 0.5, system="init"), motion=0.9, prompt="two"),
     ]
     rows = {row["metric"]: row for row in report([*own, *other], PEOPLE, "adapter")["differences"]}

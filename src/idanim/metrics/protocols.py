@@ -326,7 +326,8 @@ def _curricular_vector(network: PictureNetwork, face: PublishedFace) -> FloatArr
 
 def _inception_features(network: PictureNetwork, face: PublishedFace) -> FloatArray:
     picture = Image.fromarray(face.crop).resize((299, 299), Image.Resampling.BILINEAR)
-    return network(np.ascontiguousarray(np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255))[0]
+    pixels = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    return network(np.ascontiguousarray(pixels, dtype=np.float32))[0]
 
 
 def _clamped(a: FloatArray, b: FloatArray) -> float:
