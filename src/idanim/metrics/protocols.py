@@ -320,8 +320,8 @@ def _similarities(
 
 
 def _curricular_vector(network: PictureNetwork, face: PublishedFace) -> FloatArray:
-    pixels = cv2.resize(face.crop, (112, 112)).astype(np.float32).transpose(2, 0, 1)[None]
-    return network((pixels / 255 - 0.5) / 0.5)[0]
+    pixels = np.asarray(cv2.resize(face.crop, (112, 112)), dtype=np.float32).transpose(2, 0, 1)[None]
+    return network(np.asarray((pixels / 255 - 0.5) / 0.5, dtype=np.float32))[0]
 
 
 def _inception_features(network: PictureNetwork, face: PublishedFace) -> FloatArray:
