@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 
-from idanim.config import Run, build, built_or_plain, program, storable
+from idanim.config import Run, build, built_or_plain, program, restore, storable
 
 log = logging.getLogger(__name__)
+
+
+def evaluation_command(run: Run, adapter: Path) -> str:
+    """What to type to evaluate the adapter with the faces, the logger and the weights of its training."""
+    from idanim.trained_judge import used_recognisers
+
+    faces = run.config["faces"]
+    usual = restore("evaluate", {"choices": {"faces": run.choices["faces"]}, "values": {}})["faces"]
+    arguments = [f"ckpt={adapter}", f"faces={run.choices['faces']}"]
+    arguments += [f"faces.{key}={faces[key]}" for key in faces if faces[key] != usual[key]]
+    arguments += [f"logger={run.choices['logger']}"] if run.choices["logger"] != "wandb" else []
+    used = [recogniser.file for recogniser in used_recognisers(adapter, run.config)]
+    command = shlex.join(["python", "evaluate.py", *arguments])
+    return command + (f"   # judge by another recogniser than {', '.join(used)}, which took part" if used else "")
 
 
 @program("train", aliases={"caption": "data.caption"})
@@ -57,9 +72,7 @@ def main(run: Run) -> None:
         write_summary(output, {"config": storable(run), "steps": trainer.global_step})
         adapter = output / "adapter.safetensors"
         print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
-        places = "".join(f" faces.{key}={config['faces'][key]}" for key in ("pack", "root") if key in config["faces"])
-        faces = f" faces={run.choices['faces']}{places}"
-        print(f"next      python evaluate.py ckpt={adapter}{faces}")
+        print(f"next      {evaluation_command(run, adapter)}")
 
 
 if __name__ == "__main__":

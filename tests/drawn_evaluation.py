@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from idanim.config import Run, restore
 from idanim.evaluation import evaluate
 from idanim.generation.sampler import SamplingSettings
+from idanim.models.checkpoint import write_adapter
 from idanim.types import Face, GeneratedClip
 
 PEOPLE = (900, 901, *range(6))
@@ -40,11 +42,19 @@ class DrawnEngine:
         return vector / np.linalg.norm(vector)
 
 
+class Paper:
+    """The backbone of a sampler that draws."""
+
+    def decode_in(self, chunk_frames, tiling):
+        pass
+
+
 class DrawingSampler:
     """Shows its reference, shaking; grey without one. Fails after `budget` videos, as a killed run would."""
 
     def __init__(self, budget=1000):
         self.budget = budget
+        self.backbone = Paper()
         self.asked = []
 
     def generate(self, references, prompt, seed, settings: SamplingSettings, identity=""):
@@ -63,11 +73,18 @@ def run(output, engine="drawn/1", **values):
     return Run(config, Path(output), {"faces": "drawn", "logger": "csv"}, "abc123")
 
 
-def loader(sampler, shards):
-    trained = {"backbone": {"video": VIDEO, "sampling": SAMPLING, "prompts": "toy"}, "data": {"shards": str(shards)}}
-    return lambda ckpt, overrides, device, scale, backbone, initial=False: (sampler, trained)
+def write_checkpoint(path, weight=0.0, choices=None, **values):
+    """An adapter file that says how long its videos are, and whatever else its training configuration should."""
+    values = {"backbone": {"video": VIDEO, "sampling": SAMPLING, "prompts": "toy"}, **values}
+    stored = {"choices": {"backbone": "tiny", **(choices or {})}, "values": values}
+    write_adapter(path, {"weight": torch.tensor([weight])}, stored)
+    return path
+
+
+def loader(sampler):
+    return lambda ckpt, overrides, device, scale, backbone, initial=False, default_backbone=None: (sampler, {})
 
 
 def evaluate_grid(output, ckpt, shards, sampler, **values):
-    values = {"ckpt": str(ckpt), "prompts": ["a hat", "a beach"], **values}
-    return evaluate(run(output, **values), loader(sampler, shards))
+    values = {"ckpt": str(ckpt), "prompts": ["a hat", "a beach"], "data": {"shards": str(shards)}, **values}
+    return evaluate(run(output, **values), loader(sampler))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from drawn_evaluation import SAMPLING, VIDEO, DrawingSampler, evaluate_grid, loader, run
+from drawn_evaluation import SAMPLING, VIDEO, DrawingSampler, evaluate_grid, loader, run, write_checkpoint
 from drawn_people import draw_face, make_shards
 from toy_people import TOY_BACKBONE, take_photos, write_official_file
 
@@ -22,10 +22,8 @@ ENTRY = Path(__file__).parents[1] / "evaluate.py"
 
 
 @pytest.fixture
-def ckpt(tmp_path):
-    path = tmp_path / "adapter.safetensors"
-    path.write_bytes(b"weights")
-    return path
+def ckpt(tmp_path, shards):
+    return write_checkpoint(tmp_path / "adapter.safetensors", data={"shards": str(shards)})
 
 
 def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
@@ -103,7 +101,7 @@ def test_only_what_changed_is_generated_again(tmp_path, ckpt, shards):
         sampler = DrawingSampler()
         evaluate_grid(tmp_path / "out", ckpt, shards, sampler, **values)
         assert len(sampler.asked) == num_generated, values
-    ckpt.write_bytes(b"other weights")
+    write_checkpoint(ckpt, weight=1.0)
     sampler = DrawingSampler()
     evaluate_grid(tmp_path / "out", ckpt, shards, sampler)
     assert len(sampler.asked) == 4
@@ -128,9 +126,8 @@ def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys, syste
 
     trained, initial = DrawingSampler(), Startled()
     samplers = {False: trained, True: initial}
-    config = {"backbone": {"video": VIDEO, "sampling": SAMPLING}, "data": {"shards": str(shards)}}
-    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "systems": systems}
-    result = evaluate(run(tmp_path / "out", **values), lambda *_, initial=False: (samplers[initial], config))
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "systems": systems, "data": {"shards": str(shards)}}
+    result = evaluate(run(tmp_path / "out", **values), lambda *_, initial=False: (samplers[initial], {}))
     summary = {name: figure["mean"] for name, figure in result["summary"].items()}
     assert len(trained.asked) == len(initial.asked) == 2
     assert summary["retrieval_rank1"] == 1
@@ -214,7 +211,7 @@ def test_strangers_of_the_training_split_give_floor_and_chance(tmp_path, ckpt):
 
 def test_another_engine_embeds_the_crops_and_has_no_ceiling(tmp_path, ckpt, shards, capsys):
     values = {"ckpt": str(ckpt), "prompts": ["a hat"]}
-    result = evaluate(run(tmp_path / "out", engine="drawn/2", **values), loader(DrawingSampler(), shards))
+    result = evaluate(run(tmp_path / "out", engine="drawn/2", **values), loader(DrawingSampler()))
     assert result["summary"]["face_similarity"]["mean"] == pytest.approx(1, abs=1e-5)
     assert result["summary"]["real_pair_similarity"]["n"] == 0
     assert result["summary"]["normalised_similarity"]["mean"] is None
@@ -237,7 +234,7 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
     values = {"ckpt": str(ckpt), "prompts": ["a hat"], "num_identities": 1}
     config = restore("evaluate", {"choices": {"logger": "wandb"}, "values": {"output": str(tmp_path), **values}})
     config["faces"] = {"_target_": "drawn_evaluation.DrawnEngine"}
-    evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(DrawingSampler(), shards))
+    evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(DrawingSampler()))
     assert wandb.run is None
     media = sorted(p.suffix for p in (tmp_path / "out" / "wandb").rglob("files/media/**/*") if p.is_file())
     assert media == [".json", ".json", ".mp4"]
@@ -258,7 +255,7 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
 def test_mistakes_are_named(tmp_path, ckpt, shards, values, message):
     values = {key: str(ckpt) if value == "{ckpt}" else value for key, value in values.items()}
     with pytest.raises(IdanimError, match=message):
-        evaluate(run(tmp_path / "out", **values), loader(DrawingSampler(), shards))
+        evaluate(run(tmp_path / "out", **values), loader(DrawingSampler()))
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 

@@ -76,4 +76,8 @@ def test_protocols_stand_beside_our_own_figures_with_their_flaws(toy, tmp_path, 
     assert theirs["figures"]["alive"]["face_sim_cur"] == {"mean": None, "n": 0}
     printed = capsys.readouterr().out
     assert f"Figures by {protocol}'s definitions have its flaws: " in printed
-    assert "CurricularFace IR-101" in printed
+    assert "face_sim_cur is left out: name CurricularFace's weights" in printed
+    assert theirs["models"] == []
+    page = (tmp_path / "report.html").read_text()
+    assert f"By {protocol}&#39;s definitions" in page
+    assert f'<th title="sort">{figure}</th>' in page

@@ -15,10 +15,11 @@ from torch import nn
 from toy_people import take_photos
 
 from idanim import person_videos
+from idanim.assembly import sampling_overrides
 from idanim.config import Run, compose
 from idanim.generation.identity import IdTokens, mix
 from idanim.generation.schedulers import SCHEDULER_NAMES
-from idanim.generator import ALIASES, CancelledError, Generator, Person, Progress, _overrides
+from idanim.generator import ALIASES, CancelledError, Generator, Person, Progress
 from idanim.metrics.prompts import load_prompts
 from idanim.metrics.videos import read_record
 from idanim.models.tiny import tiny_sparse_control
@@ -297,11 +298,11 @@ def test_distilled_samplers_bring_their_weights(tmp_path: Path) -> None:
     run = compose(
         "generate", ["sampler=animatelcm", "backbone=public", "weights=/w", "backbone.model.loras={/l/a.pt: 0.5}"]
     )
-    model = _overrides(run.config)["backbone"]["model"]
+    model = sampling_overrides(run.config)["backbone"]["model"]
     assert model["motion"] == "/w/AnimateLCM/AnimateLCM_sd15_t2v.ckpt"
     assert model["loras"] == {"/l/a.pt": 0.5, "/w/AnimateLCM/AnimateLCM_sd15_t2v_lora.safetensors": 0.8}
     assert run.config["sampler"]["num_inference_steps"] == 6
-    assert _overrides(compose("generate", ["sampler=dpm"]).config) == {}
+    assert sampling_overrides(compose("generate", ["sampler=dpm"]).config) == {}
 
 
 def test_low_memory_gives_the_same_video_but_for_rounding(people: list[Person], generator: Generator) -> None:

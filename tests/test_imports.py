@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": BASE,
     "training": BASE | {"models"},
     "generation": BASE | {"video", "pictures", "models"},
-    "metrics": BASE | {"video", "pictures", "faces"},
+    "metrics": BASE | {"video", "pictures", "faces", "models"},
     "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
@@ -34,6 +34,7 @@ ENTRY_POINTS = {
     "compare",
     "curate",
     "evaluation",
+    "evaluation_report",
     "generate",
     "inspect_shards",
     "generator",
@@ -43,6 +44,7 @@ ENTRY_POINTS = {
     "reference_faces",
     "shard_people",
     "systems",
+    "trained_judge",
     "web",
     "weights",
 }

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from drawn_evaluation import DrawingSampler, DrawnEngine, evaluate_grid, run
+from drawn_evaluation import DrawingSampler, DrawnEngine, evaluate_grid, run, write_checkpoint
 from drawn_people import draw_face
 from PIL import Image
 
@@ -164,8 +164,7 @@ def test_frames_that_are_not_numbers_are_a_named_failure(tmp_path, shards):
                 to_uint8(torch.full((3, 2, 2), float("nan")))
             return super().generate(references, prompt, *args, **kwargs)
 
-    ckpt = tmp_path / "adapter.safetensors"
-    ckpt.write_bytes(b"weights")
+    ckpt = write_checkpoint(tmp_path / "adapter.safetensors")
     result = evaluate_grid(tmp_path / "out", ckpt, shards, Overflowing(), num_identities=1)
     problems = {row["prompt"]: row["problem"] for row in result["videos"]}
     assert problems["a beach"] is None

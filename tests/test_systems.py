@@ -3,15 +3,18 @@
 import hydra
 import pytest
 import torch
+from drawn_evaluation import SAMPLING, VIDEO, DrawingSampler, loader, run, write_checkpoint
 from omegaconf import OmegaConf
 from toy_people import ADAPTER as TOY_ADAPTER
 from toy_people import take_photos, write_official_file
 
 from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, restore
 from idanim.evaluation import evaluate
+from idanim.metrics.prompts import load_prompts
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
 from idanim.systems import System, SystemLoader, parse_systems
 from idanim.types import IdanimError
+from idanim.video import read_frames
 
 
 @pytest.fixture
@@ -103,9 +106,11 @@ def test_adapters_of_others_run_in_the_same_grid(tmp_path, files):
     result = evaluate(Run(config, tmp_path / "out", {}, "abc"))
     assert list(result["groups"]) == ["adapter", "no_adapter", "official", "plus"]
     videos = tmp_path / "out" / "videos"
-    content = {name: next((videos / name).rglob("*.mp4")).read_bytes() for name in systems}
-    assert content["adapter"] == content["plus"] == content["official"]
-    assert content["adapter"] != content["no_adapter"]
+    paths = {name: next((videos / name).rglob("*.mp4")) for name in systems}
+    frames = {name: read_frames(path).tobytes() for name, path in paths.items()}
+    assert frames["adapter"] == frames["plus"] == frames["official"]
+    assert frames["adapter"] != frames["no_adapter"]
+    assert b"AI-generated, not a recording" in paths["plus"].read_bytes()
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:video/mp4") == 4
     assert result["source"]["systems"]["plus"] == str(files["plus"])
@@ -119,3 +124,34 @@ def test_systems_on_the_command_line(files, text):
         config = OmegaConf.to_container(hydra.compose("evaluate", overrides=arguments), resolve=False)
     systems = parse_systems(config["systems"], files["ours"])
     assert (systems[-1].name, systems[-1].ckpt) == ("plus-face", files["plus"])
+
+
+def test_settings_are_those_of_ckpt_whatever_is_compared(tmp_path, shards):
+    """The adapter of B alone is asked for, but the grid is A's: its people, prompts and length."""
+    first = write_checkpoint(tmp_path / "a.safetensors", data={"shards": str(shards)})
+    longer = {"backbone": {"video": VIDEO | {"num_frames": 9}, "sampling": SAMPLING, "prompts": "default"}}
+    other = write_checkpoint(tmp_path / "b.safetensors", weight=1.0, **longer)
+    values = {"ckpt": str(first), "systems": [str(other)], "num_identities": 1}
+    result = evaluate(run(tmp_path / "out", **values), loader(DrawingSampler()))
+    assert {row["system"] for row in result["videos"]} == {"b"}
+    assert {row["num_frames"] for row in result["videos"]} == {6}
+    assert len(result["videos"]) == len(load_prompts("toy"))
+    assert result["source"]["ckpt"] == str(first)
+
+
+def test_a_sampler_and_memory_can_be_chosen(tmp_path, shards):
+    ckpt = write_checkpoint(tmp_path / "a.safetensors", data={"shards": str(shards)})
+    values = {"ckpt": str(ckpt), "prompts": ["a hat"], "num_identities": 1}
+    config = restore(
+        "evaluate", {"choices": {"logger": "csv", "sampler": "lcm", "memory": "balanced"}, "values": values}
+    )
+    config["faces"] = {"_target_": "drawn_evaluation.DrawnEngine"}
+    config["memory"]["dtype"] = None
+    sampler = DrawingSampler()
+    sampler.encoder = None
+    result = evaluate(Run(config, tmp_path / "out", {}, "abc"), loader(sampler))
+    assert result["source"]["sampling"]["scheduler"] == "lcm"
+    assert result["source"]["sampling"]["num_inference_steps"] == 8
+    config["memory"]["dtype"] = "int3"
+    with pytest.raises(IdanimError, match=r"memory\.dtype"):
+        evaluate(Run(config, tmp_path / "again", {}, "abc"), loader(sampler))

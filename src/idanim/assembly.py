@@ -16,8 +16,14 @@ from idanim.config import build, built_or_plain, replace_values, restore
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
-from idanim.models.backbone import Backbone
-from idanim.models.checkpoint import AtomicCheckpointIO, NoStoredConfigError, load_strictly, read_adapter
+from idanim.models.backbone import DTYPES, Backbone
+from idanim.models.checkpoint import (
+    AdapterCheckpoint,
+    AtomicCheckpointIO,
+    NoStoredConfigError,
+    load_strictly,
+    read_adapter,
+)
 from idanim.models.encoder import FaceEncoder
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.models.recogniser import FaceRecogniser
@@ -69,6 +75,80 @@ def sampling_settings(config: Mapping[str, Any], **changes: Any) -> SamplingSett
     return SamplingSettings(**values | {name: value for name, value in changes.items() if value is not None})
 
 
+def chosen_settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> SamplingSettings:
+    """The backbone's settings, replaced by those of `sampler=`, replaced by what was typed.
+
+    Args:
+        config: of a program that generates; its keys `sampler` and `sampling` count.
+        trained: training configuration, whose backbone has settings.
+    """
+    preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
+    typed = {key: value for key, value in config["sampling"].items() if value is not None}
+    return sampling_settings(trained, **preset | typed)
+
+
+def sampling_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What replaces values of the models' configuration: the weights of a distilled sampler, then `model`.
+
+    Args:
+        config: of a program that generates; its keys `sampler`, `backbone` and `model` count.
+
+    Raises:
+        IdanimError: the sampler has weights, and no backbone is named that takes them.
+    """
+    preset = dict(config["sampler"]["model"] or {})
+    own = config["backbone"]["model"] if config["backbone"] else {}
+    loras = {lora["file"]: lora["weight"] for lora in config["sampler"]["loras"] or ()}
+    if loras:
+        preset["loras"] = {**(own.get("loras") or {}), **loras}
+    if not preset.keys() <= own.keys():
+        raise IdanimError("this sampler= has weights of its own, which need backbone=public")
+    overrides: dict[str, Any] = {"backbone": {"model": preset}} if preset else {}
+    replace_values(overrides, config["model"])
+    return overrides
+
+
+def loading_device(memory: Mapping[str, Any], device: str) -> str:
+    """Where models are loaded to: with `memory.offload` they wait on the CPU.
+
+    Raises:
+        IdanimError: `memory.dtype` is none.
+    """
+    if memory["dtype"] is not None and memory["dtype"] not in DTYPES:
+        raise IdanimError(f"memory.dtype={memory['dtype']!r}: expected one of {', '.join(DTYPES)}")
+    return "cpu" if memory["offload"] else device
+
+
+def save_memory(sampler: Sampler, memory: Mapping[str, Any], device: str) -> None:
+    """Run a sampler in place as `memory=` says.
+
+    Args:
+        sampler: loaded to `loading_device`.
+        memory: the config group's content.
+        device: that computes.
+    """
+    if memory["dtype"] is not None:
+        for model in (sampler.backbone, sampler.encoder):
+            if isinstance(model, nn.Module):
+                model.to(DTYPES[memory["dtype"]])
+    sampler.backbone.decode_in(memory["vae_chunk_frames"], memory["vae_tiling"])
+    sampler.offload_from = device if memory["offload"] and device != "cpu" else None
+
+
+def training_config(
+    ckpt: Path,
+    overrides: Mapping[str, Any],
+    backbone: Mapping[str, Any] | None = None,
+    default_backbone: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The configuration that `load_sampler` would build, without building; arguments are the same.
+
+    Raises:
+        IdanimError: as `load_sampler`, but for what only the models can tell.
+    """
+    return _read(ckpt, overrides, backbone, default_backbone)[0]
+
+
 def load_sampler(
     ckpt: Path,
     overrides: Mapping[str, Any],
@@ -100,25 +180,12 @@ def load_sampler(
         IdanimError: the file can't be read, does not fit the architecture of its configuration, or has none
             and no backbone is given.
     """
-    try:
-        checkpoint = read_adapter(ckpt)
-    except NoStoredConfigError as error:
-        given = copy.deepcopy(dict(backbone or default_backbone or {}))
-        if not given:
-            raise IdanimError(
-                f"ckpt={str(ckpt)!r}: the file does not say which models its adapter belongs to; "
-                "name them: add for instance backbone=public, or backbone=toy"
-            ) from error
+    config, checkpoint = _read(ckpt, overrides, backbone, default_backbone)
+    if checkpoint is None:
         if initial:
-            raise IdanimError(f"ckpt={str(ckpt)!r}: the file does not say what its training started from") from error
-        config = {"backbone": given, "encoder": {"model": given["image_encoder"]}, "data": {"shards": None}}
-        replace_values(config, overrides)
+            raise IdanimError(f"ckpt={str(ckpt)!r}: the file does not say what its training started from")
         models = _build_around(ckpt, config)
     else:
-        config = restore("train", checkpoint.config)
-        if backbone is not None:
-            _exchange_backbone(config, backbone)
-        replace_values(config, overrides)
         if not initial:
             config["adapter"]["init"] = None  # all weights come from the checkpoint
         models = build_models(config)
@@ -131,6 +198,32 @@ def load_sampler(
             model.to(device)
     models.adapter.requires_grad_(False)
     return Sampler(*models), config
+
+
+def _read(
+    ckpt: Path,
+    overrides: Mapping[str, Any],
+    backbone: Mapping[str, Any] | None,
+    default_backbone: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], AdapterCheckpoint | None]:
+    """The configuration of an adapter file, and its content where it is one of ours."""
+    try:
+        checkpoint = read_adapter(ckpt)
+    except NoStoredConfigError as error:
+        given = copy.deepcopy(dict(backbone or default_backbone or {}))
+        if not given:
+            raise IdanimError(
+                f"ckpt={str(ckpt)!r}: the file does not say which models its adapter belongs to; "
+                "name them: add for instance backbone=public, or backbone=toy"
+            ) from error
+        config = {"backbone": given, "encoder": {"model": given["image_encoder"]}, "data": {"shards": None}}
+        replace_values(config, overrides)
+        return config, None
+    config = restore("train", checkpoint.config)
+    if backbone is not None:
+        _exchange_backbone(config, backbone)
+    replace_values(config, overrides)
+    return config, checkpoint
 
 
 def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> None:

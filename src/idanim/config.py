@@ -47,6 +47,8 @@ PATH_KEYS = (
     "captions.model.path",
     "control.images",
     "scoring.clip",
+    "protocol.curricular",
+    "protocol.inception",
 )
 TEXT_KEYS = (
     *PATH_KEYS,

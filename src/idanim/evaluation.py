@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import wandb
 from tqdm import tqdm
 
-from idanim.assembly import load_sampler, pick_device, sampling_settings
+from idanim.assembly import (
+    chosen_settings,
+    load_sampler,
+    loading_device,
+    pick_device,
+    sampling_overrides,
+    save_memory,
+    training_config,
+)
 from idanim.config import Run, build
+from idanim.evaluation_report import log_to_wandb, notes_on, show
 from idanim.faces.engine import FaceEngine
-from idanim.files import write_json, write_text
+from idanim.files import write_json
 from idanim.generation.sampler import Sampler
 from idanim.metrics.evaluation_page import write_evaluation_page
 from idanim.metrics.grid import NOBODY, grid
@@ -26,15 +33,6 @@ from idanim.metrics.people_groups import by_people_group
 from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
 from idanim.metrics.protocols import EvaluationProtocol, Judges
-from idanim.metrics.report import (
-    all_groups,
-    difference_table,
-    group_table,
-    protocol_notes,
-    protocol_table,
-    summary_table,
-    system_table,
-)
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.summary import protocol_section, report
 from idanim.metrics.text_alignment import ClipScorer
@@ -53,12 +51,11 @@ from idanim.systems import (
     parse_systems,
     source_of,
 )
+from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, used_recognisers
 from idanim.types import IdanimError, UInt8Array
 
 SCHEMA_VERSION = 1
 GRID_PROMPTS = 6
-LOGGED_VIDEOS = 32
-NAMED_PROBLEMS = 20
 
 _log = logging.getLogger(__name__)
 
@@ -95,18 +92,19 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
+        "trained_judge": partial_judgements(engine, _recorded_recognisers(filled.videos.values())),
         "source": source,
         "git_sha": run.git_sha,
         **figures,
     }
     write_json(run.output / "metrics.json", result)
-    _show(result, run.output)
+    show(result, run.output)
     references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
     strips = {name: video.strip for name, video in scored.items() if video.strip is not None}
     limit = config["report"]["max_embedded_mib"]
-    write_evaluation_page(run.output / "report.html", result, _notes(result), folder, references, strips, limit)
+    write_evaluation_page(run.output / "report.html", result, notes_on(result), folder, references, strips, limit)
     print(f"\n{run.output}: metrics.json, report.html, report.md, grid.png")
-    _log_to_wandb(build(config["logger"], output=run.output), result, folder)
+    log_to_wandb(build(config["logger"], output=run.output), result, folder)
     return result
 
 
@@ -159,6 +157,7 @@ def _made_elsewhere(
         videos, photos = manifest.videos, manifest.references
         unlisted = len([path for path in find_videos(folder) if path not in videos])
         source |= {"manifest": config["manifest"], "repeated_rows": manifest.num_repeated, "unlisted_videos": unlisted}
+    _refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config)
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
     if photos:
         shown = read_people(photos, engine, None, config["scoring"]["reference_size_px"], "photos of the manifest")
@@ -169,6 +168,15 @@ def _made_elsewhere(
     if missing:
         raise IdanimError(f"no reference for {', '.join(missing)}, whom the videos were asked to show")
     return FilledGrid(videos), people, source
+
+
+def _recorded_recognisers(records: Iterable[VideoRecord]) -> dict[str, list[UsedRecogniser]]:
+    """The recognisers with a part in the videos of each system, as far as their records say."""
+    used: dict[str, list[UsedRecogniser]] = {}
+    for record in records:
+        known = used.setdefault(record.system, [])
+        known += [recogniser for recogniser in from_record(record.made_with) if recogniser not in known]
+    return used
 
 
 def _strangers(config: Mapping[str, Any], engine: FaceEngine, shown: Collection[str]) -> list[Person]:
@@ -194,22 +202,50 @@ def _generate(
     ckpt = None if config["ckpt"] is None else Path(config["ckpt"]).expanduser()
     systems = parse_systems(config["systems"] or [ADAPTER], ckpt)
     device = pick_device(config["device"])
-    loader = SystemLoader(load, (config["model"], device, config["scale"], config["backbone"]))
-    main = systems[0]
-    _, trained = loader(main)
-    settings = sampling_settings(trained, **config["sampling"])
+    overrides = sampling_overrides(config)
+    options = (overrides, loading_device(config["memory"], device), config["scale"], config["backbone"])
+    loader = SystemLoader(load, options, functools.partial(save_memory, memory=config["memory"], device=device))
+    first = ckpt or systems[0].ckpt  # whose settings all systems share
+    trained = training_config(first, overrides, config["backbone"])
+    settings = chosen_settings(config, trained)
+    used = _used_recognisers(systems, overrides, config, trained["backbone"])
+    _refuse_partial_judge(engine, used, config)
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled = FilledGrid()
     for system in systems:
-        own = system.is_named and system != main and config["backbone"] is None
+        own = system.is_named and system.ckpt != first and config["backbone"] is None
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
+        source = source_of(system, config, overrides, backbone, used[system.name])
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
-        filled |= fill_grid(cells, people, folder, sampler, settings, source_of(system, config, backbone))
+        filled |= fill_grid(cells, people, folder, sampler, settings, source)
     files = {system.name: str(system.ckpt) for system in systems}
-    source = source_of(main, config) | {"ckpt": str(main.ckpt), "systems": files, "sampling": asdict(settings)}
-    return filled, people, source
+    shared = source_of(System(ADAPTER, first), config, overrides)
+    return filled, people, shared | {"ckpt": str(first), "systems": files, "sampling": asdict(settings)}
+
+
+def _used_recognisers(
+    systems: Sequence[System], overrides: Mapping[str, Any], config: Mapping[str, Any], backbone: Mapping[str, Any]
+) -> dict[str, list[UsedRecogniser]]:
+    """The recognisers with a part in the videos of each system; none for the plain backbone."""
+    return {
+        system.name: []
+        if system.shows_nobody
+        else used_recognisers(system.ckpt, training_config(system.ckpt, overrides, config["backbone"], backbone))
+        for system in systems
+    }
+
+
+def _refuse_partial_judge(
+    engine: FaceEngine, used: Mapping[str, Sequence[UsedRecogniser]], config: Mapping[str, Any]
+) -> None:
+    found = partial_judgements(engine, used)
+    if found and not config["allow_trained_judge"]:
+        raise IdanimError(
+            f"{'; '.join(found)}: its figures would flatter. Score with another recogniser (faces=…, faces.pack=…, "
+            "faces.recogniser=…), or take these figures with a warning: allow_trained_judge=true"
+        )
 
 
 def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any] | None) -> Sampler:
@@ -243,9 +279,10 @@ def _score(
         "faces": run.config["faces"],  # its thresholds and sizes, too
         "text_model": None if judges.clip is None else judges.clip.name,
         "protocol": run.config["protocol"],
+        "protocol_models": protocol.models,
         "num_frames": scoring["num_frames"],
     }
-    scorer = VideoScorer(people, score_frames, settings, run.output / "scores")
+    scorer = VideoScorer(people, score_frames, settings, run.output / "scores", judges.clip is not None)
     scored: dict[str, ScoredVideo] = {}
     for path, record in tqdm(filled.videos.items(), desc="score", unit="video"):
         name = path.relative_to(folder).as_posix()
@@ -263,7 +300,7 @@ def _score(
         row["people_group"] = by_name[row["identity"]].group
         row["remarks"] = scored[row["video"]].remarks
     result["people_groups"] = by_people_group(scores, {p.identity: p.group for p in people}, scoring["seed"])
-    result |= protocol_section(protocol, scores)
+    result |= protocol_section(protocol, scores, judges)
     return result | {"remarks": remark_counts(list(scored.values()))}, scored
 
 
@@ -291,83 +328,3 @@ def _grid_columns(records: Sequence[VideoRecord]) -> list[str]:
     ranked = sorted(prompts, key=lambda prompt: prompt is not first[prompt.group])
     chosen = set(ranked[:GRID_PROMPTS])
     return [prompt.text for prompt in prompts if prompt in chosen]
-
-
-# -------------------------------------------------------------------------------------------- report
-
-
-def _show(result: Mapping[str, Any], output: Path) -> None:
-    """Print the tables and write them, and every figure with its interval, to `report.md`."""
-    tables = [system_table(result["summary"], list(result["groups"]))]
-    if result["differences"]:
-        tables.append(difference_table(result["differences"]))
-    groups = all_groups(result)
-    if any(len(by_group) > 1 for by_group in groups.values()):
-        tables.append(group_table(groups))
-    notes = _notes(result)
-    if result["protocol"]["figures"]:
-        tables.append(protocol_table(result["protocol"]))
-    width = shutil.get_terminal_size((160, 40)).columns
-    print("\n" + "\n\n".join([*(table.text(width) for table in tables), *notes]))
-    tables.append(summary_table(result["summary"]))
-    write_text(output / "report.md", "\n\n".join(["# Evaluation", *(t.markdown() for t in tables), *notes]) + "\n")
-
-
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures must know."""
-    notes = [f"Face engine {result['face_engine']}; compare only with scores of the same one."]
-    shown, strangers = (result["people_from"][who] for who in ("shown", "strangers"))
-    compared = f", strangers to compare with from: {', '.join(strangers)}" if strangers else ""
-    notes.append(f"People from: {', '.join(shown)}{compared}.")
-    compared_with = result["num_people_compared"]
-    if compared_with > 1:
-        notes.append(f"Rank-1 among {compared_with} people: chance is {1 / compared_with:.3f}.")
-    if any(origin.startswith("train split") for origin in shown):
-        notes.append("The adapter may have been trained on people of the train split: no measure of new people.")
-    if not any(video["num_faces"] for video in result["videos"]):
-        notes.append("No face was found in any video, so face_similarity is 0 by definition.")
-    if result["summary"]["real_pair_similarity"]["n"] == 0:
-        notes.append("No person has two real faces made with this engine: no ceiling, no normalised figure.")
-    elif result["real_pairs"] == "same clip":
-        notes.append("Real pairs are frames of one clip, so the ceiling is too high: nobody has two clips.")
-    if result["remarks"]:
-        counted = ", ".join(f"{kind} {count}" for kind, count in result["remarks"].items())
-        notes.append(f"Videos with a remark: {counted}; the report names them.")
-    problems = sorted({f"{video['video']}: {video['problem']}" for video in result["videos"] if video["problem"]})
-    if problems:
-        more = f"; and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
-        notes.append(f"Unreadable or missing, scored as showing nobody: {'; '.join(problems[:NAMED_PROBLEMS])}{more}")
-    if result["protocol"]["figures"]:
-        notes += protocol_notes(result["protocol"])
-    source = result["source"]
-    if source.get("repeated_rows") or source.get("unlisted_videos"):
-        notes.append(
-            f"Rows of the manifest that repeat another and count once: {source['repeated_rows']}; "
-            f"videos in the folder that it does not list and that are not scored: {source['unlisted_videos']}."
-        )
-    return notes
-
-
-def _log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
-    """Summary, tables of scores and of groups, and some videos; nothing without a logger."""
-    if logger is None:
-        return
-    run = logger.experiment
-    for name, figure in result["summary"].items():
-        run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})
-    rows = [row | {"remarks": "; ".join(row["remarks"])} | row["protocol"] for row in result["videos"]]
-    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "protocol"]
-    table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
-    groups = [
-        [system, group, metric, figure["mean"], figure["low"], figure["high"], figure["n"]]
-        for system, figures_by_group in all_groups(result).items()
-        for group, figures in figures_by_group.items()
-        for metric, figure in figures.items()
-    ]
-    captions = {row["video"]: f"{row['system']}: {row['shown']}: {row['prompt']}" for row in rows if not row["problem"]}
-    # Evenly from the whole grid, so that every system and many people are among them.
-    names = list(captions)[:: max(1, -(-len(captions) // LOGGED_VIDEOS))]
-    videos = [wandb.Video(str(folder / name), caption=captions[name]) for name in names]
-    by_group = wandb.Table(columns=["system", "group", "metric", "mean", "low", "high", "n"], data=groups)
-    run.log({"scores": table, "groups": by_group, "videos": videos})
-    run.finish()

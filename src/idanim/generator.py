@@ -16,10 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from idanim.assembly import load_sampler, pick_device, sampling_settings
-from idanim.config import Run, build, built_or_plain, compose, replace_values
+from idanim.assembly import (
+    chosen_settings,
+    load_sampler,
+    loading_device,
+    pick_device,
+    sampling_overrides,
+    save_memory,
+)
+from idanim.config import Run, build, built_or_plain, compose
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes, write_json
 from idanim.generation.control import SparseControl
@@ -27,7 +34,6 @@ from idanim.generation.identity import IdTokens, check_weights, mix
 from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
-from idanim.models.backbone import DTYPES
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.pictures import decode_picture
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
@@ -124,7 +130,7 @@ class Generator:
         with self._memory_told():
             self.sampler, self.trained = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
-        self.settings = _settings(config, self.trained)
+        self.settings = chosen_settings(config, self.trained)
         self.sampler.check(self.settings)
         encoder_px = self.sampler.encoder.image_size
         self._options = ReferenceOptions(
@@ -344,34 +350,11 @@ class Generator:
 
 
 def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
-    memory = config["memory"]
-    if memory["dtype"] is not None and memory["dtype"] not in DTYPES:
-        raise IdanimError(f"memory.dtype={memory['dtype']!r}: expected one of {', '.join(DTYPES)}")
-    device = pick_device(config["device"])
-    offload = memory["offload"] and device != "cpu"
-    home = "cpu" if offload else device
-    sampler, trained = load_sampler(ckpt, _overrides(config), home, config["scale"], config["backbone"])
-    if memory["dtype"] is not None:
-        for model in (sampler.backbone, sampler.encoder):
-            if isinstance(model, nn.Module):
-                model.to(DTYPES[memory["dtype"]])
-    sampler.backbone.decode_in(memory["vae_chunk_frames"], memory["vae_tiling"])
-    sampler.offload_from = device if offload else None
+    device, memory = pick_device(config["device"]), config["memory"]
+    home = loading_device(memory, device)
+    sampler, trained = load_sampler(ckpt, sampling_overrides(config), home, config["scale"], config["backbone"])
+    save_memory(sampler, memory, device)
     return sampler, trained
-
-
-def _overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What replaces values of the models' configuration: the weights of a distilled sampler, then `model`."""
-    preset = dict(config["sampler"]["model"] or {})
-    own = config["backbone"]["model"] if config["backbone"] else {}
-    loras = {lora["file"]: lora["weight"] for lora in config["sampler"]["loras"] or ()}
-    if loras:
-        preset["loras"] = {**(own.get("loras") or {}), **loras}
-    if not preset.keys() <= own.keys():
-        raise IdanimError("this sampler= has weights of its own, which need backbone=public")
-    overrides: dict[str, Any] = {"backbone": {"model": preset}} if preset else {}
-    replace_values(overrides, config["model"])
-    return overrides
 
 
 def _control_network(node: Any, sampler: Sampler) -> Any:
@@ -380,10 +363,3 @@ def _control_network(node: Any, sampler: Sampler) -> Any:
         return None
     network = build(node).to(sampler.backbone.dtype)
     return network if sampler.offload_from else network.to(sampler.backbone.device)
-
-
-def _settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> SamplingSettings:
-    """The backbone's settings, replaced by the sampler's, replaced by what was typed."""
-    preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
-    typed = {key: value for key, value in config["sampling"].items() if value is not None}
-    return sampling_settings(trained, **preset | typed)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from idanim.assembly import sampling_settings
@@ -18,6 +17,7 @@ from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.face_track import track_faces
 from idanim.metrics.grid import slug
 from idanim.metrics.identity import face_similarity
+from idanim.metrics.mean_over_videos import MeanOverVideos
 from idanim.training.callbacks import data_of
 from idanim.training.module import AdapterTraining
 from idanim.types import ClipBatch, FloatArray, IdanimError
@@ -79,7 +79,7 @@ class PreviewMaker:
     def __call__(self, module: AdapterTraining, step: int) -> dict[str, float]:
         """Generate with the averaged adapter; returns the figures to log."""
         batch = self._batch = self._batch or self._choose_persons(module)
-        paths, similarities = [], []
+        paths, similarity = [], MeanOverVideos(face_similarity)
         vectors = self._reference_vectors(batch)
         with module.averaged_adapter() as adapter:
             sampler = Sampler(module.backbone, module.encoder, adapter)
@@ -92,11 +92,11 @@ class PreviewMaker:
                     paths.append((path, f"{identity}: {prompt}"))
                     if self.faces is not None and len(vectors[identity]):
                         track = track_faces(self.faces, clip.frames, SCORED_FRAMES)
-                        similarities.append(face_similarity(track, vectors[identity]))
+                        similarity.update(track, vectors[identity])
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video("previews", [str(p) for p, _ in paths], step=step, caption=[c for _, c in paths])
-        return {"preview/face_similarity": float(np.mean(similarities))} if similarities else {}
+        return {"preview/face_similarity": float(similarity.compute())} if similarity.count else {}
 
     def _reference_vectors(self, batch: ClipBatch) -> dict[str, FloatArray]:
         """Vectors of the references in which the engine finds a face, by person."""

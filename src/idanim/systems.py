@@ -12,10 +12,13 @@ from tqdm import tqdm
 
 from idanim.assembly import require_runnable
 from idanim.files import sha256
+from idanim.generation.output import provenance
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.grid import NOBODY, Cell
 from idanim.metrics.people import Person
 from idanim.metrics.videos import VideoRecord, is_made, write_video
+from idanim.recipe import versions
+from idanim.trained_judge import UsedRecogniser, as_stored
 from idanim.types import IdanimError
 from idanim.video import UnusableVideoError
 
@@ -110,10 +113,14 @@ class SystemLoader:
     Args:
         load: rebuilds a sampler from an adapter file, see `load_sampler`.
         options: its arguments behind the file: overrides, device, scale, backbone.
+        prepare: done to each sampler that was loaded.
     """
 
-    def __init__(self, load: Loader, options: Sequence[Any]) -> None:
+    def __init__(
+        self, load: Loader, options: Sequence[Any], prepare: Callable[[Sampler], None] = lambda sampler: None
+    ) -> None:
         self._load = load
+        self._prepare = prepare
         self._options = options
         self._key: tuple[Path, bool] | None = None
         self._loaded: tuple[Sampler, dict[str, Any]] | None = None
@@ -128,7 +135,9 @@ class SystemLoader:
             more: dict[str, Any] = {"initial": True} if system.is_initial else {}
             if default_backbone is not None:
                 more["default_backbone"] = default_backbone
-            self._key, self._loaded = key, self._load(system.ckpt, *self._options, **more)
+            self._loaded = self._load(system.ckpt, *self._options, **more)
+            self._key = key
+            self._prepare(self._loaded[0])
         return self._loaded
 
 
@@ -150,10 +159,26 @@ class FilledGrid:
 
 
 def source_of(
-    system: System, config: Mapping[str, Any], default_backbone: Mapping[str, Any] | None = None
+    system: System,
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    default_backbone: Mapping[str, Any] | None = None,
+    recognisers: Sequence[UsedRecogniser] = (),
 ) -> dict[str, Any]:
-    """What decides the pixels of a system's videos beside person, prompt, seed and sampling."""
-    source = {"checkpoint": sha256(system.ckpt), "scale": config["scale"], "model": config["model"]}
+    """What decides the pixels of a system's videos beside person, prompt, seed and sampling.
+
+    Args:
+        system: that makes them.
+        config: of the evaluation.
+        overrides: of the models' configuration.
+        default_backbone: for a file that names none.
+        recognisers: that have a part in it; also a video that is scored later must not be judged by them.
+    """
+    source: dict[str, Any] = {"checkpoint": sha256(system.ckpt), "scale": config["scale"], "model": dict(overrides)}
+    if config["memory"]["dtype"] is not None or config["memory"]["vae_tiling"]:
+        source["memory"] = config["memory"]
+    if recognisers:
+        source["recognisers"] = as_stored(recognisers)
     if config["backbone"] is not None:
         source["backbone"] = config["backbone"]
     if default_backbone is not None:
@@ -197,10 +222,16 @@ def fill_grid(
             filled.failures[path] = f"{error.reason}: {error}"
             _log.warning("%s: no video: %s", cell.path, error)
         else:
-            write_video(path, clip, record)
+            write_video(path, clip, record, _statement(sampler().backbone, record))
     if done:
         _log.info("%d of %d videos were there already", done, len(cells))
     return filled
+
+
+def _statement(backbone: object, record: VideoRecord) -> str:
+    made_by = f"Made by idanim {versions()['idanim']}, {record.system}"
+    adapter = f"the adapter {record.made_with['checkpoint'][:16]}" if record.identity else "no adapter"
+    return provenance(f"{made_by}, with {adapter} on {type(backbone).__name__}")
 
 
 def identities_of(system: System, people: Sequence[Person]) -> list[str]:

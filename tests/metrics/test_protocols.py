@@ -6,13 +6,17 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+import torch
 from tiny_clip import write_tiny_clip
 from transformers import CLIPModel
 
-from idanim.metrics.motion import motion
+from idanim.faces.align import ARCFACE_TEMPLATE
+from idanim.metrics.motion import motion_by_region
+from idanim.metrics.people import Person
 from idanim.metrics.protocols import ConsisId, Idanim, Judges, OpenS2V, protocol_report, signed_motion
 from idanim.metrics.text_alignment import ClipScorer
-from idanim.types import Face
+from idanim.models.curricular_face import IResNet101, load_curricular_face
+from idanim.types import Face, IdanimError
 
 
 class Lamp:
@@ -30,14 +34,12 @@ class Lamp:
         self.looked_at.append(rgb.shape)
         inner = rgb if rgb.shape[0] == 32 else rgb[8:-8, 8:-8]
         shy = inner[-1, -1, 0] > 200 and inner is rgb
-        return [Face((0, 0, 4, 4), np.zeros((5, 2), np.float32), 1.0)] if inner[0, 0, 0] > 200 and not shy else []
+        landmarks = (ARCFACE_TEMPLATE / 4 + (rgb.shape[0] - 32) / 2).astype(np.float32)
+        return [Face((0, 0, 4, 4), landmarks, 1.0)] if inner[0, 0, 0] > 200 and not shy else []
 
     def embed(self, rgb, face):
         angle = math.radians(float(rgb[rgb.shape[0] // 2, rgb.shape[1] // 2, 1]))
         return np.array([math.cos(angle), math.sin(angle)], np.float32)
-
-
-REFERENCE = {"ann": np.array([1, 0], np.float32)}
 
 
 def video(*degrees, shy=False):
@@ -48,6 +50,14 @@ def video(*degrees, shy=False):
         frame[0, 0, 0] = 0 if angle is None else 255
         frame[-1, -1, 0] = 255 if shy else 0
     return frames
+
+
+def person(picture, photos=()):
+    vector = np.array([[1, 0]], np.float32)
+    return Person("ann", (picture,), vector, (vector,), "made", photos=photos)
+
+
+REFERENCE = {"ann": person(video(0)[0])}
 
 
 def arc(protocol, frames):
@@ -70,8 +80,9 @@ def test_one_good_frame_scores_like_sixteen():
 
 
 def test_a_frame_without_a_face_is_tried_again_with_a_border():
-    engine = Lamp()
-    figures = ConsisId(num_frames=2).score(video(60, 60, shy=True), "", REFERENCE, Judges(engine))
+    engine, protocol = Lamp(), ConsisId(num_frames=2)
+    arc(protocol, video(0))  # sees the reference
+    figures = protocol.score(video(60, 60, shy=True), "", REFERENCE, Judges(engine))
     assert figures["ann"]["face_sim_arc"] == pytest.approx(0.5, abs=1e-6)
     assert engine.looked_at == [(32, 32, 3), (48, 48, 3)] * 2
 
@@ -103,7 +114,7 @@ def test_motion_amplitude_of_a_shaking_head_is_nothing():
     shaking, panning = shaken([0, 3, 0, -3, 0]), shaken([0, 3, 6, 9, 12])
     assert signed_motion(panning) == pytest.approx(1.5, abs=0.2)  # 3 px to the side, none up or down
     assert signed_motion(shaking) < 0.05
-    assert motion(shaking) * diagonal == pytest.approx(3, abs=0.2)
+    assert motion_by_region(shaking, {}).everywhere * diagonal == pytest.approx(3, abs=0.2)
     assert signed_motion(shaking[:1]) is None
 
 
@@ -123,7 +134,7 @@ def test_motion_amplitude_matches_averaging_maps():
 
 def test_report_says_what_is_wrong_and_averages_over_videos():
     rows = {"adapter": [{"face_sim_arc": 0.2, "fid": None}, {"face_sim_arc": 0.4, "fid": None}]}
-    found = protocol_report(ConsisId(), rows)
+    found = protocol_report(ConsisId(), rows, Judges(Lamp()))
     assert found.figures["adapter"] == {
         "face_sim_arc": {"mean": pytest.approx(0.3), "n": 2},
         "fid": {"mean": None, "n": 0},
@@ -131,3 +142,84 @@ def test_report_says_what_is_wrong_and_averages_over_videos():
     assert any("red and blue swapped" in flaw for flaw in found.flaws)
     assert any("CurricularFace" in departure for departure in found.departures)
     assert Idanim().score(video(0), "", REFERENCE, Judges(Lamp())) == {"ann": {}}
+
+
+def write_colour_network(path, side):
+    """An .onnx network [N, 3, side, side] → [N, 3]: the mean of each channel."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, kind, s) for n, s in (("x", ["n", 3, side, side]), ("y", ["n", 3]))]
+    graph = helper.make_graph(nodes, "colour", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return str(path)
+
+
+def coloured(*rgb):
+    """A face frame of one colour, without the lamp's own marks in its crop."""
+    frames = np.full((4, 32, 32, 3), 0, np.uint8)
+    frames[:] = rgb
+    frames[:, 0, 0, 0], frames[:, -1, -1, 0] = 255, 0
+    return frames
+
+
+def test_networks_of_the_user_see_the_crops_of_their_scripts(tmp_path):
+    curricular = write_colour_network(tmp_path / "cur.onnx", 112)
+    inception = write_colour_network(tmp_path / "inception.onnx", 299)
+    people = {"ann": person(coloured(0, 0, 255)[0])}
+    near, far = coloured(0, 0, 205), coloured(50, 0, 255)
+    protocol = ConsisId(4, curricular, inception)
+    same = protocol.score(coloured(0, 0, 255), "", people, Judges(Lamp()))["ann"]
+    assert same["face_sim_cur"] == pytest.approx(1, abs=1e-6)
+    assert same["fid"] == pytest.approx(0, abs=1e-9)
+    # The crop is some 1.75 times the frame, so its inside has one colour, and the lamp's marks are hardly seen.
+    assert protocol.score(near, "", people, Judges(Lamp()))["ann"]["fid"] > 0.001
+    colours = np.array([[-1, -1, 1], [50 / 127.5 - 1, -1, 1]])
+    expected = colours[0] @ colours[1] / np.linalg.norm(colours[0]) / np.linalg.norm(colours[1])
+    found = protocol.score(far, "", people, Judges(Lamp()))["ann"]["face_sim_cur"]
+    assert found == pytest.approx(expected, abs=0.05)
+    assert [name.rpartition("-")[0] for name in protocol.models] == ["cur.onnx", "inception.onnx"]
+    assert not any("left out" in text for text in protocol.departures(Judges(Lamp())) if "clip" not in text)
+
+
+def test_opens2v_drops_frames_whose_similarity_is_nothing(tmp_path):
+    curricular = write_colour_network(tmp_path / "cur.onnx", 112)
+    people = {"ann": person(coloured(255, 255, 255)[0])}
+    frames = np.concatenate([coloured(255, 255, 255)[:2], coloured(0, 0, 0)[:2]])  # vectors (1, 1, 1), (-1, -1, -1)
+    consisid = ConsisId(4, curricular).score(frames, "", people, Judges(Lamp()))["ann"]
+    opens2v = OpenS2V(4, curricular).score(frames, "", people, Judges(Lamp()))["ann"]
+    assert consisid["face_sim_cur"] == pytest.approx(0.5, abs=0.01)
+    assert opens2v["face_sim_cur"] == pytest.approx(1, abs=0.01)
+
+
+def test_a_reference_without_a_face_gives_no_figures_of_faces():
+    people = {"ann": person(np.zeros((32, 32, 3), np.uint8))}
+    for protocol in (ConsisId(), OpenS2V()):
+        assert protocol.score(video(0, 0), "", people, Judges(Lamp()))["ann"]["face_sim_arc"] is None
+
+
+def test_weights_that_are_no_curricular_face_are_refused(tmp_path):
+    torch.save({"body.0.weight": torch.zeros(3)}, tmp_path / "wrong.bin")
+    with pytest.raises(IdanimError, match="not CurricularFace's IResNet-101"):
+        ConsisId(curricular=str(tmp_path / "wrong.bin"))
+    with pytest.raises(IdanimError, match="there is no such file"):
+        OpenS2V(curricular=str(tmp_path / "none.bin"))
+    with pytest.raises(IdanimError, match="no such file"):
+        ConsisId(inception=str(tmp_path / "none.onnx"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_curricular_face_is_read(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = IResNet101().eval()
+    assert sum(p.numel() for p in network.parameters()) == 65_150_912  # IR_101, as published
+    torch.save(network.state_dict(), tmp_path / "cur.bin")
+    crops = np.random.default_rng(0).uniform(-1, 1, (1, 3, 112, 112)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(crops)).numpy()
+    np.testing.assert_array_equal(load_curricular_face(tmp_path / "cur.bin")(crops), expected)

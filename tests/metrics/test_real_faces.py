@@ -5,7 +5,7 @@ import pytest
 
 from idanim.metrics.face_track import track_faces
 from idanim.metrics.identity import chance_similarity, face_detection_rate, face_similarity
-from idanim.metrics.motion import motion
+from idanim.metrics.motion import motion_by_region
 from idanim.video import read_frames
 
 pytestmark = pytest.mark.real_input
@@ -24,7 +24,7 @@ def test_people_score_near_their_own_other_clip_and_far_from_others(real_dir, en
         frames = read_frames(real_dir / "clips" / f"{name}.mp4", range(0, 40, 13))
         tracks[name] = track_faces(engine, frames, 4)
         assert face_detection_rate(tracks[name]) == 1
-        assert motion(frames) > 0
+        assert motion_by_region(frames, {}).everywhere > 0
     for person, stranger in (("person_08", "person_11"), ("person_11", "person_08")):
         video, own = tracks[f"{person}__0"], tracks[f"{person}__1"].embeddings
         similarity = face_similarity(video, own)

@@ -133,3 +133,31 @@ def test_systems_are_compared_on_the_part_of_the_grid_that_both_have():
     assert "copy_paste" not in rows  # nobody has a value
     assert report(SCORES, PEOPLE, "adapter")["differences"] == []
     assert "adapter − init" in difference_table(report(scores, PEOPLE, "adapter")["differences"]).text()
+
+
+def test_a_baseline_of_nobody_stands_against_everybody_in_the_scores_of_a_video():
+    """One video of nobody, compared with two people: their own videos move by .1 and .3 more."""
+    baseline = [score("x", name, 0.0, shown="", system="no_adapter") for name in ("a", "b")]
+    baseline = [replace(s, motion=0.2, prompt="a hat") for s in baseline]
+    own = [
+        replace(score(f"{name}0", name, 0.5), motion=motion, prompt="a hat")
+        for name, motion in (("a", 0.3), ("b", 0.5))
+    ]
+    rows = {row["metric"]: row for row in report([*own, *baseline], PEOPLE, "adapter")["differences"]}
+    assert rows["motion"]["n"] == 2
+    assert rows["motion"]["mean"] == pytest.approx(0.2)
+
+
+def test_only_cells_with_a_value_in_both_are_paired():
+    """One system's second video can't be read: what the other scores there must not count against it."""
+    own = [
+        replace(score("a0", "a", 0.5), motion=0.1, prompt="one"),
+        replace(score("a1", "a", 0.5), motion=None, prompt="two"),
+    ]
+    other = [
+        replace(score("c0", "a", 0.5, system="init"), motion=0.1, prompt="one"),
+        replace(score("c1", "a", 0.5, system="init"), motion=0.9, prompt="two"),
+    ]
+    rows = {row["metric"]: row for row in report([*own, *other], PEOPLE, "adapter")["differences"]}
+    assert rows["motion"]["mean"] == pytest.approx(0)
+    assert rows["face_similarity"]["n"] == 1

@@ -19,7 +19,7 @@ def clip():
 def test_round_trip(tmp_path, clip):
     path = tmp_path / "new" / "v.mp4"
     assert not is_made(path, RECORD)
-    write_video(path, clip, RECORD)
+    write_video(path, clip, RECORD, "made")
     assert read_record(path) == RECORD
     assert is_made(path, RECORD)
     assert read_frames(path).shape == clip.frames.shape
@@ -28,7 +28,7 @@ def test_round_trip(tmp_path, clip):
 
 def test_made_from_something_else_is_not_made(tmp_path, clip):
     path = tmp_path / "v.mp4"
-    write_video(path, clip, RECORD)
+    write_video(path, clip, RECORD, "made")
     other = VideoRecord(**{**vars(RECORD), "made_with": {"checkpoint": "abc", "sampling": {"steps": 5}}})
     assert not is_made(path, other)
     path.unlink()
@@ -37,14 +37,14 @@ def test_made_from_something_else_is_not_made(tmp_path, clip):
 
 def test_interrupted_overwrite_leaves_no_json_of_the_old_video(tmp_path, clip, monkeypatch):
     path = tmp_path / "v.mp4"
-    write_video(path, clip, RECORD)
+    write_video(path, clip, RECORD, "made")
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("idanim.metrics.videos.write_json", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_video(path, clip, VideoRecord("another", "p1"))
+        write_video(path, clip, VideoRecord("another", "p1"), "made")
     assert not is_made(path, RECORD)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -141,3 +145,24 @@ def test_scores_depend_on_the_video_alone(world, good):
     """Not on order, on what was scored before, or on how many people are compared."""
     again = [world.score(case, world.second[case]) for case in reversed(CASES)]
     assert again[::-1] == good
+
+
+def _score_every_second(folder: str, rank: int) -> None:
+    """What one of two processes does; it knows nothing of the other."""
+    world = World()
+    scores = {case: world.score(case, world.second[case]) for case in CASES if case % 2 == rank}
+    Path(folder, str(rank)).write_bytes(pickle.dumps(scores))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(good, tmp_path):
+    """Each scores half of the videos; together they are the same to the last bit."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_score_every_second, args=(str(tmp_path), rank)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    halves = [pickle.loads((tmp_path / str(rank)).read_bytes()) for rank in (0, 1)]
+    assert [halves[case % 2][case] for case in CASES] == good

@@ -11,6 +11,7 @@ import numpy as np
 
 from idanim.faces.align import aligned_crop
 from idanim.faces.engine import MIN_SIDE_PX, largest_first, to_bgr, unit_vector
+from idanim.faces.published import DET_SIZE, DET_THRESHOLD, LargestFace, bilinear_crop
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 OFFICIAL_PACKS = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
@@ -32,18 +33,29 @@ class InsightFaceEngine:
         det_size: side in pixels to which a picture is shrunk or enlarged for detection.
         det_threshold: faces of a lower score are not reported.
         threads: threads of one inference.
+        device: "cpu", or "cuda" for the first GPU that is visible; that takes onnxruntime-gpu.
 
     Raises:
-        IdanimError: the pack is not there, or holds no detector or recogniser, or insightface is not installed.
+        IdanimError: the pack is not there, or holds no detector or recogniser, or insightface is not installed, or
+            not the onnxruntime that the device takes.
     """
 
-    def __init__(self, pack: str, root: str, det_size: int = 640, det_threshold: float = 0.8, threads: int = 1) -> None:
+    def __init__(
+        self,
+        pack: str,
+        root: str,
+        det_size: int = 640,
+        det_threshold: float = 0.8,
+        threads: int = 1,
+        device: str = "cpu",
+    ) -> None:
         try:  # here, so that a missing package is told in words
             import cv2
             import onnxruntime
             from insightface.app import FaceAnalysis
         except ModuleNotFoundError as error:
             raise IdanimError(f"faces=insightface needs {error.name}: pip install 'idanim[faces]'") from error
+        providers = _providers(device, onnxruntime.get_available_providers())
         folder = _find_pack(pack, root)
         if pack in OFFICIAL_PACKS:
             _log.info("insightface's pack %s is licensed for non-commercial research only", pack)
@@ -55,7 +67,7 @@ class InsightFaceEngine:
             analysis = FaceAnalysis(
                 str(folder),
                 allowed_modules=["detection", "recognition"],
-                providers=["CPUExecutionProvider"],
+                providers=providers,
                 sess_options=options,
                 static_shape_sessions=False,  # else a session more for every shape of picture
             )
@@ -63,13 +75,18 @@ class InsightFaceEngine:
             raise IdanimError(f"{folder}: no face detector among its *.onnx files") from error
         if "recognition" not in analysis.models:
             raise IdanimError(f"{folder}: no face recogniser among its *.onnx files")
-        analysis.prepare(-1, det_thresh=det_threshold, det_size=(det_size, det_size))
+        analysis.prepare(0 if device == "cuda" else -1, det_thresh=det_threshold, det_size=(det_size, det_size))
         self._pack = pack
         self._files = tuple(sorted(folder.glob("*.onnx")))
         self._det_size = det_size
         self._resize = cv2.resize
         self._detector = analysis.det_model
         self._recogniser = analysis.models["recognition"]
+
+    @property
+    def recogniser_file(self) -> Path:
+        """The network whose vectors these are."""
+        return Path(self._recogniser.model_file)
 
     @property
     def name(self) -> str:
@@ -106,6 +123,17 @@ class InsightFaceEngine:
         """Faces of each of some pictures; the detectors of the packs take one at a time."""
         return [self.detect(rgb) for rgb in pictures]
 
+    def largest_as_published(self, rgb: UInt8Array) -> LargestFace | None:
+        """The largest face as `FaceAnalysis.get` gives it; see `idanim.faces.published`."""
+        bgr = to_bgr(rgb)
+        boxes, landmarks = self._detector.detect(bgr, input_size=(DET_SIZE, DET_SIZE), det_thresh=DET_THRESHOLD)
+        if not len(boxes) or landmarks is None:
+            return None
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        points = landmarks[len(areas) - 1 - int(np.argmax(areas[::-1]))]  # the last of equals, as sorted()[-1]
+        crop = bilinear_crop(bgr, points, int(self._recogniser.input_size[0]))
+        return LargestFace(points, self._recogniser.get_feat(crop).flatten())
+
     def embed(self, rgb: UInt8Array, face: Face) -> FloatArray:
         """Recognition vector of one face found in `rgb`: [D] float32 of unit length."""
         return np.asarray(self.embed_many([rgb], [face])[0], dtype=np.float32)
@@ -115,6 +143,19 @@ class InsightFaceEngine:
         size = int(self._recogniser.input_size[0])
         crops = [to_bgr(aligned_crop(rgb, face.landmarks, size)) for rgb, face in zip(pictures, faces, strict=True)]
         return np.stack([unit_vector(feature) for feature in self._recogniser.get_feat(crops)])
+
+
+def _providers(device: str, available: Sequence[str]) -> list[str]:
+    """What onnxruntime runs the networks on, in the order of preference."""
+    providers = {"cpu": [], "cuda": ["CUDAExecutionProvider"]}.get(device)
+    if providers is None:
+        raise IdanimError(f"faces.device={device}: expected cpu or cuda")
+    if not set(providers) <= set(available):
+        raise IdanimError(
+            f"faces.device={device}: this onnxruntime runs on {', '.join(available)} only; install onnxruntime-gpu in "
+            "place of onnxruntime, or take faces.device=cpu"
+        )
+    return [*providers, "CPUExecutionProvider"]
 
 
 def _find_pack(pack: str, root: str) -> Path:

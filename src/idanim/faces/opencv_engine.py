@@ -18,6 +18,9 @@ _RECOGNISER_PX = 112
 class OpenCVEngine:
     """Detection by YuNet and embedding by SFace.
 
+    Attributes:
+        recogniser_file: the network whose vectors these are; None without one.
+
     Args:
         detector: YuNet file (face_detection_yunet_*.onnx); `~` is expanded.
         recogniser: SFace file (face_recognition_sface_*.onnx), or None to detect only.
@@ -39,6 +42,7 @@ class OpenCVEngine:
         self._det_size = det_size
         self._recogniser = None
         self._files: tuple[Path, ...] = (detector_path,)
+        self.recogniser_file: Path | None = None
         self._name = f"opencv/{detector_path.stem}"
         try:
             self._detector = cv2.FaceDetectorYN.create(
@@ -46,6 +50,7 @@ class OpenCVEngine:
             )
             if recogniser is not None:
                 path = _existing(recogniser, "faces.recogniser", "SFace, face_recognition_sface_2021dec.onnx")
+                self.recogniser_file = path
                 self._recogniser = cv2.FaceRecognizerSF.create(str(path), "")
                 self._files = (detector_path, path)
                 self._name += f"+{path.stem}"

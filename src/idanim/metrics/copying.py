@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -99,9 +100,9 @@ def background_colours(rgb: UInt8Array, box: Box) -> npt.NDArray[np.float64] | N
     outside = ~box_mask(rgb.shape, box)
     if outside.mean() < LEAST_BACKGROUND:
         return None
-    levels = (rgb[outside] // (256 // COLOUR_LEVELS)).astype(np.int64)
-    cells = levels @ (COLOUR_LEVELS**2, COLOUR_LEVELS, 1)
-    return np.bincount(cells, minlength=COLOUR_LEVELS**3) / len(cells)
+    levels, span = [COLOUR_LEVELS] * 3, [0.0, 256.0] * 3
+    counts = cv2.calcHist([np.ascontiguousarray(rgb)], [0, 1, 2], outside.view(np.uint8), levels, span)
+    return counts.reshape(-1).astype(np.float64) / np.count_nonzero(outside)
 
 
 def pose_similarity(views: Sequence[View], references: Sequence[View]) -> float | None:

@@ -13,7 +13,7 @@ import av
 
 from idanim.metrics.grid import NOBODY
 from idanim.metrics.page import MIB, data_uri, write_page
-from idanim.metrics.report import MEANING, all_groups, number, ranking_table
+from idanim.metrics.report import MEANING, all_groups, number, protocol_table, ranking_table
 from idanim.metrics.table import Table
 from idanim.pictures import encode_jpeg
 from idanim.types import UInt8Array
@@ -127,7 +127,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _other_tables(result: Mapping[str, Any]) -> list[tuple[str, Table]]:
-    """Every other list of flat rows in `metrics.json`."""
+    """Figures by another benchmark's definitions, and every other list of flat rows in `metrics.json`."""
     tables = []
     for name, rows in result.items():
         is_rows = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
@@ -135,6 +135,9 @@ def _other_tables(result: Mapping[str, Any]) -> list[tuple[str, Table]]:
             header = list(dict.fromkeys(key for row in rows for key in row))
             cells = [[_cell(row.get(key)) for key in header] for row in rows]
             tables.append((name.replace("_", " ").capitalize(), Table(header, cells)))
+    theirs = result.get("protocol")
+    if theirs and theirs["figures"]:
+        tables.insert(0, (f"By {theirs['name']}'s definitions", protocol_table(theirs)))
     return tables
 
 

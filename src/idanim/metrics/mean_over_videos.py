@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 VideoMetric = Callable[..., float | None]
-"""A pure function of one video, such as `face_similarity` or `motion`; None where it is not defined."""
+"""A pure function of one video, such as `face_similarity`; None where it is not defined."""
 
 
 class MeanOverVideos(Metric):

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from idanim.metrics.face_box import Box, box_mask
 from idanim.types import FloatArray, UInt8Array
@@ -45,34 +44,15 @@ def _small_grey(frame: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def flow_magnitudes(frames: UInt8Array) -> npt.NDArray[np.float64]:
-    """Mean optical flow between consecutive frames, in frame diagonals: [F - 1], 0 or more.
-
-    m_f = mean over pixels of |v_f(x)| / √(h² + w²), with v_f the flow in pixels from frame f to f + 1. The
-    length of the flow is averaged, not the flow: a head shaking ±3 px moves, though its signed mean is 0
-    (OpenS2V-Eval's MotionAmplitude).
-
-    Args:
-        frames: [F, H, W, 3] uint8 RGB.
-    """
-    return np.array([lengths.mean(dtype=np.float64) for lengths in flow_lengths(frames)], dtype=np.float64)
-
-
-def motion(frames: UInt8Array) -> float | None:
-    """Mean of `flow_magnitudes` over the frame pairs; None for a single frame.
-
-    0 for a still video; 0.01 where everything moves by 1 % of the diagonal a frame. Neither direction is
-    better: compare with real videos. Flicker counts as motion, so look at the videos, too.
-    """
-    return float(flow_magnitudes(frames).mean()) if len(frames) > 1 else None
-
-
 @dataclass(frozen=True)
 class Motion:
     """Motion of one video, each in frame diagonals a frame, 0 or more, neither direction better.
 
     Attributes:
-        everywhere: as `motion`.
+        everywhere: mean over frame pairs and pixels of |v(x)| / √(h² + w²), with v the flow in pixels; None for a
+            single frame. 0 for a still video, 0.01 where everything moves by 1 % of the diagonal a frame. The length
+            of the flow is averaged, not the flow: a head shaking ±3 px moves, though its signed mean is 0
+            (OpenS2V-Eval's MotionAmplitude). Flicker counts as motion.
         face: the same mean over the pixels inside the face's box, over the frame pairs (f, f + 1) with a box
             known for f; None where there is no such pair.
         background: likewise outside of the box: what camera, body and scene move.

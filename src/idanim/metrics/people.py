@@ -33,6 +33,7 @@ class Person:
         is_stranger: no video is made of them; they are only there to compare with.
         group: what the person counts to in the report, for instance "celebrity"; "" for none.
         views: pose and surroundings in those pictures, see `with_views`.
+        photos: files of the photos that the pictures were cut from; () where there are only crops.
     """
 
     identity: str
@@ -43,6 +44,7 @@ class Person:
     is_stranger: bool = False
     group: str = ""
     views: tuple[View, ...] = ()
+    photos: tuple[Path, ...] = ()
 
     @property
     def other_pictures(self) -> FloatArray:
@@ -146,11 +148,13 @@ def read_people(
         faces = {path: largest_face(path, engine, size_px) for path in paths}
         faceless += [path.name for path, face in faces.items() if face is None]
         found = [face for face in faces.values() if face is not None]
+        files = tuple(path for path, face in faces.items() if face is not None)
         if found:
             vectors = np.stack([vector for _, vector in found]).astype(np.float32)
             pictures = tuple(crop for crop, _ in found[:num_references])
             clips = tuple(vector[None] for vector in vectors)
-            people.append(Person(name, pictures, vectors[: len(pictures)], clips, origin, name in strangers))
+            person = Person(name, pictures, vectors[: len(pictures)], clips, origin, name in strangers)
+            people.append(replace(person, photos=files[: len(pictures)]))
     if faceless:
         raise IdanimError(
             f"{origin}: {engine.name} finds no face in {', '.join(faceless)}; use other photos, or take these away"

@@ -6,25 +6,27 @@ A figure whose model can't be had is None. For figures to trust take idanim's ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from idanim.faces.engine import FaceEngine
+from idanim.faces.published import PublishedEngine, bilinear_crop, largest_as_published
 from idanim.metrics.identity import unit
+from idanim.metrics.people import Person
 from idanim.metrics.text_alignment import ClipScorer
+from idanim.models.curricular_face import PictureNetwork, load_curricular_face, load_onnx
+from idanim.pictures import decode_picture
 from idanim.types import FloatArray, UInt8Array
 
 Figures = dict[str, float | None]
-CURRICULAR_MISSING = "FaceSim-Cur needs CurricularFace IR-101 (glint360k), whose weights are not part of idanim"
-ALIGNMENT = (
-    "faces are aligned by this engine's antialiased crop, theirs by insightface's bilinear one: expect differences in "
-    "the third decimal"
-)
+CROP_PX = 224
+"""Side of the face crops of both scripts."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,23 @@ class EvaluationProtocol(Protocol):
         ...
 
     @property
-    def departures(self) -> tuple[str, ...]:
-        """What is not as there: models to choose, and figures that are None."""
+    def models(self) -> tuple[str, ...]:
+        """Names of its own networks, which tell their weights apart."""
+        ...
+
+    def departures(self, judges: Judges) -> tuple[str, ...]:
+        """What is not as there: models that are others, and figures that are None."""
         ...
 
     def score(
-        self, frames: UInt8Array, prompt: str, references: Mapping[str, FloatArray], judges: Judges
+        self, frames: UInt8Array, prompt: str, people: Mapping[str, Person], judges: Judges
     ) -> dict[str, Figures]:
         """Score one video against each of some people.
 
         Args:
             frames: [F, H, W, 3] uint8 RGB, all of them.
             prompt: what it was asked to show.
-            references: person → face vector [D] of the first reference.
+            people: those whom it is compared with, by name; their first reference counts.
             judges: the models.
 
         Returns:
@@ -81,26 +87,37 @@ class Idanim:
 
     name: ClassVar[str] = "idanim"
     flaws: ClassVar[tuple[str, ...]] = ()
-    departures: ClassVar[tuple[str, ...]] = ()
+    models: ClassVar[tuple[str, ...]] = ()
+
+    def departures(self, judges: Judges) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def score(
-        self, frames: UInt8Array, prompt: str, references: Mapping[str, FloatArray], judges: Judges
+        self, frames: UInt8Array, prompt: str, people: Mapping[str, Person], judges: Judges
     ) -> dict[str, Figures]:
         """Nothing; see `EvaluationProtocol.score`."""
-        return {person: {} for person in references}
+        return {person: {} for person in people}
 
 
-@dataclass(frozen=True)
 class ConsisId:
     """ConsisID (arXiv 2411.17440): `eval/get_facesim_fid.py` and `eval/get_clipscore.py` of its repository.
 
     - `face_sim_arc`: max(0, cos) of the largest face and the reference, mean over 16 frames with a face; 0 for none.
       A frame without a face is tried again with a grey border of a quarter of its sides.
+    - `face_sim_cur`: likewise by CurricularFace, on a crop of 224 pixels shrunk to 112.
+    - `fid`: |Inception(face) - Inception(reference)|², mean over those frames; 0 for none.
     - `clip_score`: logit scale · cos, mean over 16 frames, fed with red and blue swapped.
-    - `face_sim_cur`, `fid`: None.
+
+    A reference in which their detector finds no face gives no figures of faces.
+
+    Args:
+        num_frames: looked at.
+        curricular: CurricularFace's weights; None = no `face_sim_cur`.
+        inception: torchvision's Inception v3 up to its last pooling as .onnx, [N, 3, 299, 299] in [0, 1] →
+            [N, 2048]; None = no `fid`.
     """
 
-    num_frames: int = 16
     name: ClassVar[str] = "consisid"
     flaws: ClassVar[tuple[str, ...]] = (
         "frames without a face are dropped: a video with one good frame scores like one of sixteen",
@@ -110,47 +127,72 @@ class ConsisId:
         "the best value",
         "a video shorter than sixteen frames counts some frames twice",
     )
-    departures: ClassVar[tuple[str, ...]] = (
-        "the published figures are of insightface/buffalo_l: faces=insightface faces.pack=buffalo_l "
-        "faces.det_size=320 faces.det_threshold=0.5; and of CLIP ViT-B/32: scoring.clip=<folder>",
-        ALIGNMENT,
-        CURRICULAR_MISSING,
-        "FID needs torchvision's Inception v3, which is not part of idanim",
-    )
+
+    def __init__(self, num_frames: int = 16, curricular: str | None = None, inception: str | None = None) -> None:
+        self.num_frames = num_frames
+        self._curricular = None if curricular is None else load_curricular_face(curricular)
+        self._inception = None if inception is None else load_onnx(inception)
+        self._known: dict[tuple[str, str], PublishedFace | None] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the networks that are loaded."""
+        return tuple(network.name for network in (self._curricular, self._inception) if network is not None)
+
+    def departures(self, judges: Judges) -> tuple[str, ...]:
+        """What is not as there; see `EvaluationProtocol.departures`."""
+        found = _departures(judges, self._curricular)
+        if self._inception is None:
+            found += ("fid is left out: name Inception v3 as protocol.inception=<file>.onnx",)
+        if judges.clip is None:
+            return (*found, "clip_score is left out: name CLIP ViT-B/32 as scoring.clip=<folder>")
+        return (*found, f"clip_score is by {judges.clip.name}; the published figures are of CLIP ViT-B/32")
 
     def score(
-        self, frames: UInt8Array, prompt: str, references: Mapping[str, FloatArray], judges: Judges
+        self, frames: UInt8Array, prompt: str, people: Mapping[str, Person], judges: Judges
     ) -> dict[str, Figures]:
         """Score one video; see `EvaluationProtocol.score`."""
-        faces = _face_vectors(frames[_truncated_linspace(len(frames), self.num_frames)], judges.engine)
-        clip_score = None
-        if judges.clip is not None:
-            chosen = [int(i * len(frames) / self.num_frames) for i in range(self.num_frames)]
-            swapped = np.ascontiguousarray(frames[chosen][..., ::-1])
-            cosines = judges.clip.picture_features(swapped) @ judges.clip.text_features(prompt)
-            clip_score = float(judges.clip.logit_scale * cosines.mean(dtype=np.float64))
+        faces = _faces(frames[_truncated_linspace(len(frames), self.num_frames)], judges.engine)
+        clip_score = self._clip_score(frames, prompt, judges.clip)
         return {
-            person: {
-                "face_sim_arc": _mean(_clamped_similarities(faces, reference)),
-                "face_sim_cur": None,
-                "fid": None,
-                "clip_score": clip_score,
-            }
-            for person, reference in references.items()
+            name: {**self._of_faces(faces, person, judges.engine), "clip_score": clip_score}
+            for name, person in people.items()
         }
 
+    def _of_faces(self, faces: Sequence[PublishedFace], person: Person, engine: FaceEngine) -> Figures:
+        reference = _reference(person, engine, self._known)
+        figures = _similarities(faces, reference, self._curricular)
+        distances = None
+        if reference is not None and self._inception is not None:
+            features = [_inception_features(self._inception, face) for face in (reference, *faces)]
+            distances = [float(np.square(feature - features[0]).sum()) for feature in features[1:]]
+        return {**{name: _mean(values) for name, values in figures.items()}, "fid": _mean(distances)}
 
-@dataclass(frozen=True)
+    def _clip_score(self, frames: UInt8Array, prompt: str, clip: ClipScorer | None) -> float | None:
+        if clip is None:
+            return None
+        chosen = [int(i * len(frames) / self.num_frames) for i in range(self.num_frames)]
+        swapped = np.ascontiguousarray(frames[chosen][..., ::-1])
+        cosines = clip.picture_features(swapped) @ clip.text_features(prompt)
+        return float(clip.logit_scale * cosines.mean(dtype=np.float64))
+
+
 class OpenS2V:
     """OpenS2V-Eval, human domain (arXiv 2505.20292): `eval/get_facesim.py` and `eval/get_motionscore.py`.
 
     - `face_sim_arc`: as ConsisID's, over 32 frames.
+    - `face_sim_cur`, the leaderboard's FaceSim: likewise, but frames whose similarity is 0 are dropped.
     - `motion_amplitude`: |mean over frames, places and both directions of the signed flow|, in pixels, of flow maps
       shrunk to a width of 16; the grey pictures are made with the weights of red and blue swapped.
-    - `face_sim_cur`, the leaderboard's FaceSim, and the other parts of its total: None.
+
+    A reference in which their detector finds no face gives no figures of faces: there such a video is skipped. The
+    other parts of its total need models that are not part of idanim.
+
+    Args:
+        num_frames: looked at for faces.
+        curricular: CurricularFace's weights; None = no `face_sim_cur`.
     """
 
-    num_frames: int = 32
     name: ClassVar[str] = "opens2v"
     flaws: ClassVar[tuple[str, ...]] = (
         "frames without a face are dropped, and negative similarities count 0",
@@ -159,30 +201,75 @@ class OpenS2V:
         "MotionAmplitude averages signed flow, so a head that shakes by ±3 px scores 0",
         "MotionAmplitude weighs red as blue and blue as red, and is in pixels: larger videos move more",
     )
-    departures: ClassVar[tuple[str, ...]] = (
-        "the published figures are of other models: its ArcFace is insightface/buffalo_l at faces.det_size=320 "
-        "faces.det_threshold=0.5",
-        ALIGNMENT,
-        CURRICULAR_MISSING,
-        "the leaderboard scales MotionAmplitude by bounds that its code does not hold; here it is raw",
-        "Aesthetics, MotionSmoothness, GmeScore and NaturalScore need models that are not part of idanim, so there is "
-        "no total",
-    )
+
+    def __init__(self, num_frames: int = 32, curricular: str | None = None) -> None:
+        self.num_frames = num_frames
+        self._curricular = None if curricular is None else load_curricular_face(curricular)
+        self._known: dict[tuple[str, str], PublishedFace | None] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the networks that are loaded."""
+        return () if self._curricular is None else (self._curricular.name,)
+
+    def departures(self, judges: Judges) -> tuple[str, ...]:
+        """What is not as there; see `EvaluationProtocol.departures`."""
+        return (
+            *_departures(judges, self._curricular),
+            "the leaderboard scales MotionAmplitude by bounds that its code does not hold; here it is raw",
+            "Aesthetics, MotionSmoothness, GmeScore and NaturalScore need models that are not part of idanim, so there "
+            "is no total",
+            "the leaderboard's 60 samples of people are its own data; here the videos are yours",
+        )
 
     def score(
-        self, frames: UInt8Array, prompt: str, references: Mapping[str, FloatArray], judges: Judges
+        self, frames: UInt8Array, prompt: str, people: Mapping[str, Person], judges: Judges
     ) -> dict[str, Figures]:
         """Score one video; see `EvaluationProtocol.score`."""
-        faces = _face_vectors(frames[_truncated_linspace(len(frames), self.num_frames)], judges.engine)
+        faces = _faces(frames[_truncated_linspace(len(frames), self.num_frames)], judges.engine)
         amplitude = signed_motion(frames)
-        return {
-            person: {
-                "face_sim_arc": _mean(_clamped_similarities(faces, reference)),
-                "face_sim_cur": None,
+        result: dict[str, Figures] = {}
+        for name, person in people.items():
+            reference = _reference(person, judges.engine, self._known)
+            values = _similarities(faces, reference, self._curricular)
+            cur = values["face_sim_cur"]
+            result[name] = {
+                "face_sim_arc": _mean(values["face_sim_arc"]),
+                "face_sim_cur": _mean(cur if cur is None else [value for value in cur if value != 0.0]),
                 "motion_amplitude": amplitude,
             }
-            for person, reference in references.items()
-        }
+        return result
+
+
+# ------------------------------------------------------------------------------------- what both have
+
+
+@dataclass(frozen=True)
+class PublishedFace:
+    """A face as the scripts see it.
+
+    Attributes:
+        crop: [224, 224, 3] uint8 RGB, cut from the picture without border.
+        vector: [D], ArcFace's; not of unit length.
+    """
+
+    crop: UInt8Array
+    vector: FloatArray
+
+
+def _departures(judges: Judges, curricular: PictureNetwork | None) -> tuple[str, ...]:
+    engine, found = judges.engine, []
+    if not isinstance(engine, PublishedEngine):
+        found.append(f"faces are found and aligned in the way of {engine.name}, theirs by insightface/buffalo_l")
+    elif engine.name != "insightface/buffalo_l":
+        found.append(f"ArcFace is {engine.name}'s, theirs insightface/buffalo_l's: faces.pack=buffalo_l")
+    found.append("references from shards are their face crops; theirs, and those of references=, are whole photos")
+    if curricular is None:
+        found.append(
+            "face_sim_cur is left out: name CurricularFace's weights (glint360k_curricular_face_r101_backbone.bin, or "
+            "an .onnx of them) as protocol.curricular=<file>"
+        )
+    return tuple(found)
 
 
 def _truncated_linspace(num_frames: int, num_sampled: int) -> list[int]:
@@ -190,26 +277,66 @@ def _truncated_linspace(num_frames: int, num_sampled: int) -> list[int]:
     return [int(index) for index in np.linspace(0, num_frames - 1, num_sampled, dtype=int)]
 
 
-def _face_vectors(frames: UInt8Array, engine: FaceEngine) -> list[FloatArray]:
-    """Vector of the largest face of each frame; a frame is tried again with a grey border, then dropped."""
-    vectors = []
-    for frame in frames:
-        faces = engine.detect(frame)
-        if not faces:
-            height, width = (int(side * 0.25) for side in frame.shape[:2])
-            frame = np.pad(frame, ((height,) * 2, (width,) * 2, (0, 0)), constant_values=128)
-            faces = engine.detect(frame)
-        if faces:
-            vectors.append(engine.embed(frame, faces[0]))
-    return vectors
+def published_face(rgb: UInt8Array, engine: FaceEngine) -> PublishedFace | None:
+    """The largest face of a picture; without one it is tried again with a grey border, then given up."""
+    face, offset = largest_as_published(engine, rgb), (0, 0)
+    if face is None:
+        height, width = (int(side * 0.25) for side in rgb.shape[:2])
+        framed = np.pad(rgb, ((height,) * 2, (width,) * 2, (0, 0)), constant_values=128)
+        face, offset = largest_as_published(engine, framed), (width, height)
+    if face is None:
+        return None
+    landmarks = face.landmarks - np.array(offset, face.landmarks.dtype)
+    return PublishedFace(bilinear_crop(np.ascontiguousarray(rgb), landmarks, CROP_PX), face.vector)
 
 
-def _clamped_similarities(vectors: list[FloatArray], reference: FloatArray) -> list[float]:
-    return [max(0.0, float(unit(vector) @ unit(reference))) for vector in vectors]
+def _faces(frames: UInt8Array, engine: FaceEngine) -> list[PublishedFace]:
+    found = [published_face(frame, engine) for frame in frames]
+    return [face for face in found if face is not None]
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _reference(
+    person: Person, engine: FaceEngine, known: dict[tuple[str, str], PublishedFace | None]
+) -> PublishedFace | None:
+    """The face of a person's first photo, or of the crop where there is no photo; looked for once."""
+    key = (person.identity, person.digest)
+    if key not in known:
+        photo = person.photos[0] if person.photos else None
+        picture = person.pictures[0] if photo is None else decode_picture(photo.read_bytes(), str(photo))
+        known[key] = published_face(picture, engine)
+    return known[key]
+
+
+def _similarities(
+    faces: Sequence[PublishedFace], reference: PublishedFace | None, curricular: PictureNetwork | None
+) -> dict[str, list[float] | None]:
+    """Similarity of each face to the reference by both recognisers, none below 0; None where one can't say."""
+    arc = None if reference is None else [_clamped(face.vector, reference.vector) for face in faces]
+    cur = None
+    if reference is not None and curricular is not None:
+        first, *rest = [_curricular_vector(curricular, face) for face in (reference, *faces)]
+        cur = [_clamped(vector, first) for vector in rest]
+    return {"face_sim_arc": arc, "face_sim_cur": cur}
+
+
+def _curricular_vector(network: PictureNetwork, face: PublishedFace) -> FloatArray:
+    pixels = np.asarray(cv2.resize(face.crop, (112, 112)), dtype=np.float32).transpose(2, 0, 1)[None]
+    return network(np.asarray((pixels / 255 - 0.5) / 0.5, dtype=np.float32))[0]
+
+
+def _inception_features(network: PictureNetwork, face: PublishedFace) -> FloatArray:
+    picture = Image.fromarray(face.crop).resize((299, 299), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    return network(np.ascontiguousarray(pixels, dtype=np.float32))[0]
+
+
+def _clamped(a: FloatArray, b: FloatArray) -> float:
+    return max(0.0, float(unit(a) @ unit(b)))
+
+
+def _mean(values: list[float] | None) -> float | None:
+    """Mean; 0 of none, as there; None where it is not defined."""
+    return None if values is None else float(np.mean(values)) if values else 0.0
 
 
 def signed_motion(frames: UInt8Array) -> float | None:
@@ -238,21 +365,26 @@ class ProtocolReport:
         name: of the protocol.
         flaws: kept on purpose.
         departures: what is not as in the original.
+        models: its own networks that were loaded, by file and digest.
         figures: system → figure → {"mean": over videos, "n": videos}; there is no interval in the originals.
     """
 
     name: str
     flaws: list[str]
     departures: list[str]
+    models: list[str]
     figures: dict[str, dict[str, dict[str, float | int | None]]]
 
 
-def protocol_report(protocol: EvaluationProtocol, figures: Mapping[str, list[Figures]]) -> ProtocolReport:
+def protocol_report(
+    protocol: EvaluationProtocol, figures: Mapping[str, list[Figures]], judges: Judges
+) -> ProtocolReport:
     """Means over videos, each counting once, as the originals take them.
 
     Args:
         protocol: whose figures they are.
         figures: system → figures of each of its videos.
+        judges: the models.
     """
     means: dict[str, dict[str, dict[str, float | int | None]]] = {}
     for system, rows in figures.items():
@@ -260,4 +392,6 @@ def protocol_report(protocol: EvaluationProtocol, figures: Mapping[str, list[Fig
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [value for row in rows if (value := row.get(name)) is not None]
             means[system][name] = {"mean": float(np.mean(values)) if values else None, "n": len(values)}
-    return ProtocolReport(protocol.name, list(protocol.flaws), list(protocol.departures), means)
+    return ProtocolReport(
+        protocol.name, list(protocol.flaws), list(protocol.departures(judges)), list(protocol.models), means
+    )

@@ -118,11 +118,17 @@ def difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def protocol_table(protocol: Mapping[str, Any]) -> Table:
-    """Figures by another benchmark's definitions: one row a system; "–" where a model is missing."""
+    """Figures by another benchmark's definitions: one row a system; "–" where a model is missing.
+
+    The last column is the number of videos: those that can't be read are left out there.
+    """
     figures = protocol["figures"]
     names = list(dict.fromkeys(name for row in figures.values() for name in row))
-    rows = [(system, *(number(row[name]["mean"]) for name in names)) for system, row in figures.items()]
-    return Table((f"by {protocol['name']}", *names), rows)
+    rows = [
+        (system, *(number(row[name]["mean"]) for name in names), str(max(figure["n"] for figure in row.values())))
+        for system, row in figures.items()
+    ]
+    return Table((f"by {protocol['name']}", *names, "videos"), rows)
 
 
 def protocol_notes(protocol: Mapping[str, Any]) -> list[str]:

@@ -135,8 +135,7 @@ def score_video(
     targets = _targets(record, people)
     theirs: dict[str, Figures] = {}
     if protocol is not None:
-        references = {identity: people[identity].vectors[0] for identity in targets}
-        theirs = protocol.score(frames, record.prompt, references, judges)
+        theirs = protocol.score(frames, record.prompt, {name: people[name] for name in targets}, judges)
     return [
         VideoScore(
             video,
@@ -176,11 +175,25 @@ def _against(track: FaceTrack, views: list[View], identity: str, people: Mapping
     }
 
 
-def score_unreadable(video: str, record: VideoRecord, people: Mapping[str, Person], problem: str) -> list[VideoScore]:
-    """Scores of a video that can't be decoded: it shows nobody, so it must not lift the mean by its absence."""
+def score_unreadable(
+    video: str, record: VideoRecord, people: Mapping[str, Person], problem: str, by_clip: bool = False
+) -> list[VideoScore]:
+    """Scores of a video that can't be decoded: it shows nothing, so it must not lift a mean by its absence.
+
+    What has a better direction counts 0, as a frame without a face does. Motion and the metrics of copying have none
+    and are None.
+
+    Args:
+        video: its path, for the record.
+        record: what it was made from.
+        people: everybody in the evaluation, by name.
+        problem: why it can't be read.
+        by_clip: whether readable videos have scores by CLIP.
+    """
     scores: dict[str, Any] = dict.fromkeys(("num_frames", "num_faces"), 0)
     scores |= dict.fromkeys(("face_similarity", "face_detection_rate", "temporal_consistency"), 0.0)
     scores |= dict.fromkeys(("chance_similarity", "retrieval_rank1"), 0.0 if len(people) > 1 else None)
+    scores |= dict.fromkeys(("text_alignment", "frame_consistency"), 0.0 if by_clip else None)
     scores |= {"detected_face_similarity": None, "motion": None, "problem": problem}
     return [
         VideoScore(video, identity=identity, **_made_from(record), **scores) for identity in _targets(record, people)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +17,11 @@ from idanim.metrics.identity import (
 )
 from idanim.metrics.intervals import Interval, bootstrap_interval
 from idanim.metrics.paired import paired_difference
-from idanim.metrics.protocols import EvaluationProtocol, Figures, protocol_report
+from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges, protocol_report
 from idanim.metrics.scoring import PAIR_METRICS, VIDEO_METRICS, VideoScore
 
 METRICS = (*PAIR_METRICS, *VIDEO_METRICS)
+_Cell = tuple[str, str, int]  # identity, prompt, seed
 
 
 def per_identity(scores: Iterable[VideoScore], metric: str) -> dict[str, float | None]:
@@ -79,35 +80,46 @@ def compare_systems(
 ) -> list[dict[str, Any]]:
     """Paired differences of every metric between the main system and each other one.
 
-    Only the part of the grid that both have counts: the same person, prompt and seed.
+    Only the part of the grid on which both have a value counts: the same person, prompt and seed. A video that
+    shows nobody in particular stands against those of every person, also in the scores of a video alone.
 
     Returns:
         Rows {system, minus, metric, mean, low, high, p, n}, see `paired_difference`; those without a pair left out.
     """
     rows = []
     for other in others:
-        cells = [{_cell(s) for s in scores if s.system == system} for system in (main_system, other)]
-        common = cells[0] & cells[1]
-        own, rest = ([s for s in scores if s.system == x and _cell(s) in common] for x in (main_system, other))
         for metric in METRICS:
-            pair = (per_identity(own, metric), per_identity(rest, metric))
+            own, rest = (_values(scores, system, metric) for system in (main_system, other))
+            common = own.keys() & rest.keys()
+            pair = (_identity_means(own, common), _identity_means(rest, common))
             difference = paired_difference(*pair, np.random.default_rng(seed))
             if difference.n:
                 rows.append({"system": main_system, "minus": other, "metric": metric, **asdict(difference)})
     return rows
 
 
-def _cell(score: VideoScore) -> tuple[str, str, int]:
-    return score.identity, score.prompt, score.seed
+def _values(scores: Iterable[VideoScore], system: str, metric: str) -> dict[_Cell, float]:
+    """Value of each cell of a system's grid that has one."""
+    own = {
+        (score.identity, score.prompt, score.seed): getattr(score, metric) for score in scores if score.system == system
+    }
+    return {cell: value for cell, value in own.items() if value is not None}
 
 
-def protocol_section(protocol: EvaluationProtocol, scores: Iterable[VideoScore]) -> dict[str, Any]:
+def _identity_means(values: Mapping[_Cell, float], cells: Collection[_Cell]) -> dict[str, float | None]:
+    by_identity: dict[str, list[float]] = {}
+    for cell in sorted(cells):
+        by_identity.setdefault(cell[0], []).append(values[cell])
+    return {identity: _mean(own) for identity, own in by_identity.items()}
+
+
+def protocol_section(protocol: EvaluationProtocol, scores: Iterable[VideoScore], judges: Judges) -> dict[str, Any]:
     """What `metrics.json` says under `protocol`: figures by another benchmark's definitions, and their flaws."""
     figures: dict[str, list[Figures]] = {}
     for score in scores:
         if score.protocol:
             figures.setdefault(score.system, []).append(score.protocol)
-    return {"protocol": asdict(protocol_report(protocol, figures))}
+    return {"protocol": asdict(protocol_report(protocol, figures, judges))}
 
 
 NO_VALUE = Interval(None, None, None, 0)

@@ -28,6 +28,7 @@ SCORING_CODE = (
     _PACKAGE / "faces",
     _PACKAGE / "pictures.py",
     *sorted(_PACKAGE.glob("video*.py")),
+    _PACKAGE / "models" / "curricular_face.py",
     _PACKAGE / "toyworld" / "faces.py",
 )
 """Modules and folders of modules whose change makes stored scores worthless."""
@@ -70,11 +71,18 @@ class VideoScorer:
         score_frames: scores the frames of one video.
         settings: everything else that decides the scores: face engine, frames looked at.
         store: folder of the stored scores.
+        by_clip: whether there are scores by CLIP.
     """
 
     def __init__(
-        self, people: Sequence[Person], score_frames: ScoreFrames, settings: Mapping[str, Any], store: Path
+        self,
+        people: Sequence[Person],
+        score_frames: ScoreFrames,
+        settings: Mapping[str, Any],
+        store: Path,
+        by_clip: bool = False,
     ) -> None:
+        self.by_clip = by_clip
         self.people = {person.identity: person for person in people}
         self.score_frames = score_frames
         self.store = store
@@ -108,7 +116,7 @@ class VideoScorer:
         return scored
 
     def _nothing(self, name: str, record: VideoRecord, problem: str) -> ScoredVideo:
-        return ScoredVideo(score_unreadable(name, record, self.people, problem), [problem], None)
+        return ScoredVideo(score_unreadable(name, record, self.people, problem, self.by_clip), [problem], None)
 
     def _file(self, name: str) -> Path:
         return self.store / f"{name}.json"

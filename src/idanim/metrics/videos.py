@@ -39,19 +39,20 @@ class VideoRecord:
     made_with: dict[str, Any] = field(default_factory=dict)
 
 
-def write_video(path: Path, clip: GeneratedClip, record: VideoRecord) -> None:
+def write_video(path: Path, clip: GeneratedClip, record: VideoRecord, statement: str) -> None:
     """Write the mp4, then its json: a json is only ever there beside the video that it describes.
 
     Args:
         path: of the mp4.
         clip: the video.
         record: what it was made from.
+        statement: for the metadata of the file: that it is generated, and with what.
 
     Raises:
         OSError: the folder can't be written or the disk is full.
     """
     path.with_suffix(".json").unlink(missing_ok=True)
-    write_bytes(path, encode_mp4(clip.frames, clip.fps))
+    write_bytes(path, encode_mp4(clip.frames, clip.fps, tags={"comment": statement, "description": statement}))
     write_json(path.with_suffix(".json"), {"schema": SCHEMA_VERSION, **asdict(record)})
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from idanim.files import sha256
 from idanim.models.face_alignment import crop_faces
-from idanim.toyworld.networks import CROP_SIZE_PX, RECOGNISER_WIDTHS, Detector, Recogniser
+from idanim.toyworld.networks import CROP_SIZE_PX, RECOGNISER_WIDTHS, Detector, Recogniser, use_channels_last
 from idanim.types import Face, FloatArray, IdanimError, UInt8Array
 
 PICTURE_SIZE_PX = 32
@@ -24,20 +24,30 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 class ToyFaceEngine:
     """Detection and recognition of toy faces. At most one face is found in a picture.
 
+    Attributes:
+        recogniser_file: the network whose vectors these are.
+
     Args:
         folder: holds `detector.safetensors` and `recogniser_<name>.safetensors`.
         recogniser: "a", the one that may serve as an encoder, or "b", which took no part in any training.
         det_threshold: faces of a lower score are not reported.
+        device: where the networks run.
 
     Raises:
         IdanimError: a file of weights is missing.
     """
 
-    def __init__(self, folder: str | Path, recogniser: str = "b", det_threshold: float = 0.5) -> None:
+    def __init__(
+        self, folder: str | Path, recogniser: str = "b", det_threshold: float = 0.5, device: str = "cpu"
+    ) -> None:
         path = Path(folder) / f"recogniser_{recogniser}.safetensors"
         self._files = (Path(folder) / "detector.safetensors", path)
         self._detector = load_network(Detector(), self._files[0])
         self._recogniser = load_network(Recogniser(RECOGNISER_WIDTHS[recogniser]), path)
+        for network in (self._detector, self._recogniser):
+            use_channels_last(network.to(device))
+        self._device = device
+        self.recogniser_file = path
         # Vectors of other weights must not compare.
         self._name = f"toy/{recogniser}-{sha256(path)[:8]}"
         self.det_threshold = det_threshold
@@ -56,13 +66,13 @@ class ToyFaceEngine:
         """Find the face of [H, W, 3] uint8, if there is one."""
         return self.detect_many([rgb])[0]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def detect_many(self, pictures: Sequence[UInt8Array]) -> list[list[Face]]:
         """Find the face of each of some pictures; see `BatchFaceEngine.detect_many`."""
-        found = self._detector(torch.cat([small_square(rgb) for rgb in pictures]))
+        found = self._detector(torch.cat([small_square(rgb) for rgb in pictures]).to(self._device))
         detected = []
         for rgb, score, box, landmarks in zip(
-            pictures, found.presence.sigmoid().tolist(), found.box, found.landmarks, strict=True
+            pictures, found.presence.sigmoid().tolist(), found.box.cpu(), found.landmarks.cpu(), strict=True
         ):
             side = max(rgb.shape[:2])
             left, top, right, bottom = (box * side - 0.5).tolist()
@@ -74,16 +84,16 @@ class ToyFaceEngine:
         """Recognition vector of one face found in `rgb`: [128] float32 of unit length."""
         return np.asarray(self.embed_many([rgb], [face])[0], dtype=np.float32)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def embed_many(self, pictures: Sequence[UInt8Array], faces: Sequence[Face]) -> FloatArray:
         """Vectors of one face of each picture, [K, 128]; see `BatchFaceEngine.embed_many`."""
         points = [
             (torch.from_numpy(np.asarray(face.landmarks)) + 0.5) * PICTURE_SIZE_PX / max(rgb.shape[:2]) - 0.5
             for rgb, face in zip(pictures, faces, strict=True)
         ]
-        squares = torch.cat([small_square(rgb) for rgb in pictures])
-        crops = crop_faces(squares, torch.stack(points).float(), CROP_SIZE_PX)
-        return np.asarray(F.normalize(self._recogniser.embed(crops), dim=1).numpy(), dtype=np.float32)
+        squares = torch.cat([small_square(rgb) for rgb in pictures]).to(self._device)
+        crops = crop_faces(squares, torch.stack(points).float().to(self._device), CROP_SIZE_PX)
+        return np.asarray(F.normalize(self._recogniser.embed(crops), dim=1).cpu().numpy(), dtype=np.float32)
 
 
 def small_square(rgb: UInt8Array) -> Tensor:

@@ -1,0 +1,97 @@
+"""Whether the recogniser that judges had a part in making the videos: then it would flatter them. Entry-point glue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from idanim.config import built_or_plain
+from idanim.faces.engine import FaceEngine
+from idanim.files import sha256
+from idanim.models.adapter_file import ProjectionKind, read_adapter_file
+from idanim.models.checkpoint import NoStoredConfigError, read_adapter
+
+
+@dataclass(frozen=True)
+class UsedRecogniser:
+    """A recogniser with a part in making videos.
+
+    Attributes:
+        file: name of its file, without folder.
+        part: what it did, in words.
+        digest: of the file; None where it is not there.
+    """
+
+    file: str
+    part: str
+    digest: str | None
+
+    def is_in(self, judge: Path) -> bool:
+        """Whether the judge's file is the same one, by content or by name without ending."""
+        same_content = self.digest is not None and judge.is_file() and sha256(judge) == self.digest
+        return same_content or Path(self.file).stem == judge.stem
+
+
+def used_recognisers(ckpt: Path, config: Mapping[str, Any]) -> list[UsedRecogniser]:
+    """The recognisers that trained an adapter or that it sees people through.
+
+    Args:
+        ckpt: adapter file.
+        config: training configuration that it is run with, see `idanim.assembly.training_config`.
+    """
+    found = []
+    if "identity_loss" in config and config["identity_loss"]["loss"]:
+        found.append((config["identity_loss"]["loss"]["recogniser"]["path"], "trained it (identity_loss)"))
+    found += [(path, "is what it sees people through (encoder)") for path in _paths(config["encoder"]["model"])]
+    if _sees_through_backbone(ckpt):
+        found.append((config["backbone"]["recogniser"], "is what it sees people through (backbone.recogniser)"))
+    files = [(Path(str(built_or_plain(path))).expanduser(), part) for path, part in found if path is not None]
+    return [UsedRecogniser(path.name, part, sha256(path) if path.is_file() else None) for path, part in files]
+
+
+def _paths(node: Any) -> list[Any]:
+    """`path` of every `recogniser` below an encoder's node."""
+    if not isinstance(node, Mapping):
+        return []
+    own = [node["recogniser"]["path"]] if "recogniser" in node else []
+    return own + [path for value in node.values() for path in _paths(value)]
+
+
+def _sees_through_backbone(ckpt: Path) -> bool:
+    """Whether it is a FaceID file of others, which takes the backbone's recogniser."""
+    try:
+        read_adapter(ckpt)
+    except NoStoredConfigError:
+        return read_adapter_file(ckpt).projection is not ProjectionKind.RESAMPLER
+    return False
+
+
+def as_stored(recognisers: Iterable[UsedRecogniser]) -> list[dict[str, Any]]:
+    """For the record of a video."""
+    return [asdict(recogniser) for recogniser in recognisers]
+
+
+def from_record(made_with: Mapping[str, Any]) -> list[UsedRecogniser]:
+    """What the record of a video names; none in those of other programs."""
+    stored = made_with.get("recognisers", [])
+    return [UsedRecogniser(**row) for row in stored]
+
+
+def partial_judgements(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecogniser]]) -> list[str]:
+    """What is wrong with this engine as a judge, in words; nothing where it had no part.
+
+    Args:
+        engine: that scores.
+        used: system → recognisers with a part in its videos.
+    """
+    judge = getattr(engine, "recogniser_file", None)
+    if judge is None:
+        return []
+    return [
+        f"{engine.name} judges {system} by {Path(judge).name}, which {recogniser.part}"
+        for system, recognisers in used.items()
+        for recogniser in recognisers
+        if recogniser.is_in(Path(judge))
+    ]

@@ -1,0 +1,95 @@
+"""A recogniser that trained an adapter, or through which it sees people, is no judge of it."""
+
+import runpy
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from drawn_evaluation import DrawingSampler, DrawnEngine, loader, run, write_checkpoint
+
+from idanim.config import Run, restore
+from idanim.evaluation import evaluate
+from idanim.toyworld.shipped import shipped
+from idanim.trained_judge import UsedRecogniser, partial_judgements, used_recognisers
+from idanim.types import IdanimError
+
+RECOGNISER = Path(shipped("faces/recogniser_a.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "part"),
+    [
+        ({"identity_loss": "arcface"}, "trained it"),
+        ({"encoder": "arcface", "adapter": "face_id"}, "sees people through"),
+        ({"encoder": "clip_arcface"}, "sees people through"),
+        ({}, None),
+    ],
+)
+def test_the_configuration_tells(tmp_path, choices, part):
+    config = restore("train", {"choices": {"backbone": "toy", **choices}, "values": {}})
+    found = used_recognisers(write_checkpoint(tmp_path / "a.safetensors"), config)
+    assert [recogniser.file for recogniser in found] == ([RECOGNISER.name] if part else [])
+    assert all(part in recogniser.part for recogniser in found)
+
+
+def test_the_same_file_is_known_by_content_and_by_name(tmp_path):
+    copy = shutil.copy(RECOGNISER, tmp_path / "renamed.onnx")
+    config = restore("train", {"choices": {"backbone": "toy", "identity_loss": "arcface"}, "values": {}})
+    used = used_recognisers(write_checkpoint(tmp_path / "a.safetensors"), config)[0]
+    assert used.is_in(Path(copy))
+    assert used.is_in(Path("elsewhere/recogniser_a.safetensors"))
+    assert not used.is_in(Path(shipped("faces/recogniser_b.safetensors")))
+    assert not UsedRecogniser("w600k_r50.onnx", "x", None).is_in(Path("glintr100.onnx"))
+
+
+def test_an_engine_that_names_no_file_is_let_through():
+    assert partial_judgements(DrawnEngine(), {"adapter": [UsedRecogniser("a.onnx", "trained it", None)]}) == []
+
+
+class Judge(DrawnEngine):
+    recogniser_file = RECOGNISER
+
+
+def test_such_a_judge_is_refused_unless_asked_for(tmp_path, shards, capsys):
+    trained = {"choices": {"identity_loss": "arcface"}, "data": {"shards": str(shards)}}
+    ckpt = write_checkpoint(tmp_path / "a.safetensors", **trained, identity_loss=_loss())
+    job = run(tmp_path / "out", ckpt=str(ckpt), prompts=["a hat"], num_identities=1)
+    job.config["faces"] = {"_target_": "test_trained_judge.Judge"}
+    with pytest.raises(
+        IdanimError, match=r"judges adapter by recogniser_a\.onnx, which trained it.*allow_trained_judge"
+    ):
+        evaluate(job, loader(DrawingSampler()))
+    job.config["allow_trained_judge"] = True
+    result = evaluate(job, loader(DrawingSampler()))
+    assert len(result["trained_judge"]) == 1
+    assert "no impartial one" in capsys.readouterr().out
+    assert "no impartial one" in (tmp_path / "out" / "report.html").read_text()
+    # The videos themselves know.
+    later = run(tmp_path / "later", videos=str(tmp_path / "out" / "videos"), data={"shards": str(shards)})
+    later.config["faces"] = {"_target_": "test_trained_judge.Judge"}
+    with pytest.raises(IdanimError, match="its figures would flatter"):
+        evaluate(later, None)
+
+
+def _loss():
+    return {"loss": {"recogniser": {"path": str(RECOGNISER)}}}
+
+
+TRAIN = runpy.run_path(str(Path(__file__).parents[1] / "train.py"))
+
+
+def test_train_prints_a_command_with_the_faces_of_its_training(tmp_path):
+    ckpt = write_checkpoint(tmp_path / "my run" / "adapter.safetensors")
+    choices = {"backbone": "toy", "faces": "insightface", "logger": "csv"}
+    faces = {"pack": "mine", "det_size": 320}
+    config = restore("train", {"choices": choices, "values": {"faces": faces}})
+    command = TRAIN["evaluation_command"](Run(config, tmp_path, choices, "abc"), ckpt)
+    assert shlex.split(command) == [
+        *("python", "evaluate.py", f"ckpt={ckpt}", "faces=insightface", "faces.pack=mine", "faces.det_size=320"),
+        "logger=csv",
+    ]
+    choices |= {"faces": "toy", "logger": "wandb", "identity_loss": "arcface"}
+    config = restore("train", {"choices": choices, "values": {}})
+    command = TRAIN["evaluation_command"](Run(config, tmp_path, choices, "abc"), ckpt)
+    assert command.endswith("faces=toy   # judge by another recogniser than recogniser_a.onnx, which took part")
