@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -59,6 +60,9 @@ TEXT_KEYS = (
     "captions.prompts.unified",
 )
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
+
+SHORT_NAMES = {"launcher": "hydra/launcher"}
+"""Other names of keys, in every program."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
 
@@ -174,6 +178,25 @@ def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
     return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha())
 
 
+def sweep_name() -> str | None:
+    """Name of the folder of the sweep that this process runs a job of; None outside of one."""
+    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
+    return Path(hydra_cfg.sweep.dir).name if hydra_cfg and hydra_cfg.mode == RunMode.MULTIRUN else None
+
+
+def varied_values() -> list[str]:
+    """What tells this job of a sweep from the others, as "key=value"; [] outside of one."""
+    if sweep_name() is None:
+        return []
+    job, overrides = HydraConfig.get().job, HydraConfig.get().overrides.task
+    shared = set(job.config.override_dirname.exclude_keys)
+    return [text for text in overrides if text.partition("=")[0] not in shared]
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("varied_values", varied_values, replace=True)
+
+
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
     """Dotted keys of an unresolved configuration whose value must be given."""
     if isinstance(node, dict):
@@ -210,7 +233,7 @@ def plain_arguments(
     for argument in arguments:
         match = _ASSIGNMENT.match(argument)
         if match:
-            key = _unaliased(match["key"], match["value"], aliases or {})
+            key = _unaliased(match["key"], match["value"], {**SHORT_NAMES, **(aliases or {})})
             result.append(_plain_assignment(key, match["value"], sweeping))
         elif positional and not argument.startswith("-"):
             result.append(_plain_assignment(positional, argument, sweeping))
