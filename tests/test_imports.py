@@ -38,11 +38,13 @@ ENTRY_POINTS = {
     "inspect_shards",
     "generator",
     "person_videos",
+    "pareto",
     "previews",
     "recipe",
     "reference_faces",
     "shard_people",
     "systems",
+    "tune",
     "web",
     "weights",
 }

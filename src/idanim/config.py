@@ -13,7 +13,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,22 @@ def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, st
     """
     overrides = plain_arguments(arguments, aliases=aliases)
     check_overrides(config_name, overrides)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _configurations():
         cfg = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
     return _run(cfg, choices, Path(str(cfg.get("output", "."))))
+
+
+@contextmanager
+def _configurations() -> Iterator[None]:
+    """`conf/` is open for Hydra's compose; inside of a program it is open already."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield
 
 
 def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
@@ -299,7 +310,7 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     """
     texts = [argument for argument in arguments if _ASSIGNMENT.match(argument)]
     overrides = OverridesParser.create().parse_overrides(texts)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _configurations():
         loader = GlobalHydra.instance().config_loader()
         choices = []
         for override in overrides:
@@ -398,11 +409,8 @@ def restore(config_name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise IdanimError(f"the stored configuration chooses {group}={option}, which this version does not have")
     groups = [f"{group}={option}" for group, option in choices.items() if group != "experiment"]
-    if GlobalHydra.instance().is_initialized():
+    with _configurations():
         cfg = hydra.compose(config_name, overrides=groups)
-    else:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = hydra.compose(config_name, overrides=groups)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     replace_values(config, _without_targets(values))
