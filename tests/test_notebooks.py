@@ -29,7 +29,12 @@ def test_stored_outputs_are_whole_and_small(path: Path) -> None:
     assert [o for o in outputs if "image/png" in o.get("data", {})]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def run_in_tests(path: Path) -> object:
+    """Evaluating a sweep takes more than half a minute."""
+    return pytest.param(path, marks=pytest.mark.slow if path.stem.startswith("02") else (), id=path.stem)
+
+
+@pytest.mark.parametrize("path", [run_in_tests(path) for path in NOTEBOOKS])
 def test_it_runs(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(tmp_path), str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
