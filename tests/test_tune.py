@@ -155,7 +155,7 @@ def test_a_wrong_space_is_named_before_anything_runs(space: dict[str, Any], mess
 def test_failed_trials_are_named_and_several_in_a_row_end_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Programs
 ) -> None:
-    with pytest.raises(IdanimError, match="3 trials in a row failed.*no 'text_alignment'; it has good, fair"):
+    with pytest.raises(IdanimError, match=r"3 trials in a row failed.*no 'text_alignment'; it has good, fair"):
         search(a_run(tmp_path / "a", objectives=["good", "text_alignment"]))
     assert len(programs.calls) == 6
     assert "no 'text_alignment'" in (tmp_path / "a" / "trial_0000" / "failure.txt").read_text()
@@ -176,9 +176,13 @@ def test_failed_trials_are_named_and_several_in_a_row_end_the_search(
 def test_two_trials_of_one_step(tmp_path: Path) -> None:
     clip = write_tiny_clip(tmp_path / "clip")
     shards, output = make_shards(tmp_path / "shards"), tmp_path / "my search, 1"
-    small = "every_n_steps.preview=100,previews.num_identities=1,previews.prompts=[a smile],logger=csv,trainer.max_steps=1"
-    scored = f"scoring.clip={clip},logger=csv,num_identities=1,prompts=toy,sampling.num_frames=1,sampling.num_inference_steps=1"
-    arguments = [f"data.shards={shards}", f"output={output}", "num_trials=2", f"train=[{small}]", f"evaluate=[{scored}]"]
+    small = (
+        "every_n_steps.preview=9,previews.num_identities=1,previews.prompts=[a smile],logger=csv,trainer.max_steps=1"
+    )
+    sampled = "sampling.num_frames=1,sampling.num_inference_steps=1"
+    scored = f"scoring.clip={clip},logger=csv,num_identities=1,prompts=toy,{sampled}"
+    arguments = [f"data.shards={shards}", f"output={output}", "num_trials=2"]
+    arguments += [f"train=[{small}]", f"evaluate=[{scored}]"]
     command = [sys.executable, "-m", "idanim.tune", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -161,7 +161,7 @@ def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, st
     """
     overrides = plain_arguments(arguments, aliases=aliases)
     check_overrides(config_name, overrides)
-    with _configurations():
+    with _composing():
         cfg = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
@@ -170,13 +170,13 @@ def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, st
 
 
 @contextmanager
-def _configurations() -> Iterator[None]:
-    """`conf/` is open for Hydra's compose; inside of a program it is open already."""
+def _composing() -> Iterator[None]:
+    """Hydra ready to compose from `conf/`: that of the running program, or one for the moment."""
     if GlobalHydra.instance().is_initialized():
         yield
-        return
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield
+    else:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
 
 
 def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
@@ -310,7 +310,7 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     """
     texts = [argument for argument in arguments if _ASSIGNMENT.match(argument)]
     overrides = OverridesParser.create().parse_overrides(texts)
-    with _configurations():
+    with _composing():
         loader = GlobalHydra.instance().config_loader()
         choices = []
         for override in overrides:
@@ -409,7 +409,7 @@ def restore(config_name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise IdanimError(f"the stored configuration chooses {group}={option}, which this version does not have")
     groups = [f"{group}={option}" for group, option in choices.items() if group != "experiment"]
-    with _configurations():
+    with _composing():
         cfg = hydra.compose(config_name, overrides=groups)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)

@@ -259,8 +259,8 @@ class Generator:
             changes: see `generate`.
 
         Returns:
-            The video, and by the name of each layer a map [F, Q, h, w] float32 over latent cells; in every cell the Q id
-            tokens sum to 1. Layers have different h and w.
+            The video, and by the name of each layer its map [F, Q, h, w] float32 over latent cells; in every cell the
+            Q id tokens sum to 1. Layers have different h and w.
         """
         settings = self.settings_with(**changes)
         with recorded_attention(self.sampler.adapter, settings.num_frames) as recorder:

@@ -25,6 +25,7 @@ try:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.study import StudyDirection
     from optuna.trial import TrialState
 except ImportError as error:
     sys.exit(f"error: {error}. The search needs Optuna: pip install 'idanim[sweep]'")
@@ -51,7 +52,7 @@ def open_study(output: Path, config: Mapping[str, Any]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     output.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(output / "study.log")))
-    directions = ["maximize"] * len(config["objectives"])
+    directions = [StudyDirection.MAXIMIZE] * len(config["objectives"])
     study = optuna.create_study(storage=storage, study_name="idanim", directions=directions, load_if_exists=True)
     fixed = {key: config[key] for key in FIXED}
     begun_with = study.user_attrs.get("settings", fixed)
@@ -90,8 +91,9 @@ def check_space(space: Mapping[str, Any]) -> None:
         unknown = choice.keys() - {"low", "high", "log", "step", "choices"}
         if unknown:
             raise IdanimError(f"space: {key}: there is no {', '.join(sorted(unknown))}; known: low, high, log, step")
-        options = choice.get("choices", [choice.get("low")])
-        check_overrides("train", plain_arguments(f"{key}={option}" for option in options))
+    values = {key: choice.get("choices", [choice.get("low")]) for key, choice in space.items()}
+    sweep = [f"{key}={','.join(str(option) for option in options)}" for key, options in values.items()]
+    check_overrides("train", plain_arguments(["--multirun", *sweep]))
 
 
 def trial_folder(output: Path, number: int) -> Path:
@@ -184,8 +186,10 @@ def _finish_trial(study: optuna.Study, number: int, values: Mapping[str, Any], r
 
 
 def next_trial(study: optuna.Study, config: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """A new trial, unless there are as many as wanted; the same seed and the same results so far draw the same values."""
-    begun = [trial for trial in study.trials if trial.state.is_finished() or trial.params.keys() == config["space"].keys()]
+    """A new trial, unless there are as many as wanted; the same seed and results so far draw the same values."""
+    space = config["space"]
+    # A trial of a process that died while it drew counts for nothing.
+    begun = [trial for trial in study.trials if trial.state.is_finished() or trial.params.keys() == space.keys()]
     if len(begun) >= config["num_trials"]:
         return None
     trial = study.ask()
@@ -193,7 +197,7 @@ def next_trial(study: optuna.Study, config: Mapping[str, Any]) -> tuple[int, dic
     study.sampler = optuna.samplers.TPESampler(
         seed=config["seed"] + trial.number, n_startup_trials=config["num_random_trials"]
     )
-    return trial.number, suggest(trial, config["space"])
+    return trial.number, suggest(trial, space)
 
 
 def search(run: Run) -> optuna.Study:

@@ -34,7 +34,14 @@ def test_the_weights_are_those_of_attention(key_rows: int) -> None:
 
 @pytest.mark.parametrize(
     ("pixels", "cells", "size"),
-    [((512, 384), 64 * 48, (64, 48)), ((64, 64), 64, (8, 8)), ((5, 8), 40, (5, 8)), ((5, 8), 12, (3, 4)), ((5, 8), 1, (1, 1)), ((9, 7), 6, (3, 2))],
+    [
+        ((512, 384), 64 * 48, (64, 48)),
+        ((64, 64), 64, (8, 8)),
+        ((5, 8), 40, (5, 8)),
+        ((5, 8), 12, (3, 4)),
+        ((5, 8), 1, (1, 1)),
+        ((9, 7), 6, (3, 2)),
+    ],
 )
 def test_sizes_of_layers(pixels: tuple[int, int], cells: int, size: tuple[int, int]) -> None:
     assert layer_size(*pixels, cells) == size
@@ -66,7 +73,6 @@ def test_recording_changes_nothing_and_ends() -> None:
         assert maps.shape == (FRAMES, QUERIES, *size), name
         assert torch.allclose(maps.sum(1), torch.ones(FRAMES, *size), atol=1e-5)
         assert not torch.equal(maps, first[name])
-    alone = AttentionRecorder(FRAMES)
     with recorded_attention(adapter, FRAMES) as alone:
         backbone.predict(latents[1:], time[1:], context[1:])  # the prompt's half, without guidance
     assert all(torch.allclose(maps, first[name], atol=1e-5) for name, maps in alone.maps(4, 8).items())

@@ -66,7 +66,7 @@ def plot_curves(curves: dict[str, list[tuple[int, float]]], names: Iterable[str]
 
 
 def write_summary(output: Path, facts: dict[str, Any]) -> dict[str, float]:
-    """Write `metrics.json` (facts about the run and a `summary` of its figures) and `curves.png`; returns the summary."""
+    """Write `metrics.json` (facts about the run and a `summary` of its figures) and `curves.png`; give the summary."""
     curves = read_curves(output)
     summary = summarise(curves)
     write_json(output / "metrics.json", {**facts, "summary": summary})
