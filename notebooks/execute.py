@@ -21,7 +21,7 @@ QUIET = {
 """Progress bars and advice, which outputs that are kept should not hold."""
 
 
-def execute(path: Path, output: Path, timeout_s: int = 120) -> None:
+def execute(path: Path, output: Path, timeout_s: int = 600) -> None:
     """Run all cells of a notebook in its own folder.
 
     Args:
