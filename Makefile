@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
+.PHONY: help setup demo bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -21,6 +21,7 @@ help:
 	@echo "make load-test [MINUTES=10]   50 users at once on the web page, on the toy world"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
+	@echo "make notebooks                execute the notebooks and store their outputs; a minute"
 	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
 	@echo "make lint | types             ruff | mypy"
 
@@ -57,6 +58,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+notebooks: setup
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py notebooks/*.ipynb
 
 bench-curation: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curation.py $(VIDEOS) --root $${FACES_ROOT:-~/.insightface} --pack $${FACES_PACK:-buffalo_l}

@@ -35,7 +35,7 @@ def main(run: Run) -> None:
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
-    from idanim.training.loggers import csv_logger, finish, quiet_lightning
+    from idanim.training.loggers import csv_logger, finish, log_config, log_summary, quiet_lightning
 
     quiet_lightning()
     config, output = run.config, run.output
@@ -65,11 +65,13 @@ def main(run: Run) -> None:
     callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
     trainer = build_trainer(config, output, loggers, callbacks)
     try:
+        log_config(loggers, storable(run)["values"])
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        if trainer.is_global_zero:
+            log_summary(loggers, write_summary(output, {"config": storable(run), "steps": trainer.global_step}))
     finally:
         finish(loggers)
     if trainer.is_global_zero:
-        write_summary(output, {"config": storable(run), "steps": trainer.global_step})
         adapter = output / "adapter.safetensors"
         print(f"\nadapter   {adapter}\nfigures   {output / 'metrics.json'}, {output / 'curves.png'}")
         print(f"next      {evaluation_command(run, adapter)}")

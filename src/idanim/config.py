@@ -13,7 +13,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -61,6 +63,9 @@ TEXT_KEYS = (
     "captions.prompts.unified",
 )
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
+
+SHORT_NAMES = {"launcher": "hydra/launcher"}
+"""Other names of keys, in every program."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
 
@@ -158,12 +163,22 @@ def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, st
     """
     overrides = plain_arguments(arguments, aliases=aliases)
     check_overrides(config_name, overrides)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _composing():
         cfg = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
     return _run(cfg, choices, Path(str(cfg.get("output", "."))))
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Hydra ready to compose from `conf/`: that of the running program, or one for the moment."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
 
 
 def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
@@ -174,6 +189,25 @@ def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
     assert isinstance(config, dict)
     chosen = {k: v for k, v in choices.items() if not k.startswith("hydra") and isinstance(v, str)}
     return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha())
+
+
+def sweep_name() -> str | None:
+    """Name of the folder of the sweep that this process runs a job of; None outside of one."""
+    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
+    return Path(hydra_cfg.sweep.dir).name if hydra_cfg and hydra_cfg.mode == RunMode.MULTIRUN else None
+
+
+def varied_values() -> list[str]:
+    """What tells this job of a sweep from the others, as "key=value"; [] outside of one."""
+    if sweep_name() is None:
+        return []
+    job, overrides = HydraConfig.get().job, HydraConfig.get().overrides.task
+    shared = set(job.config.override_dirname.exclude_keys)
+    return [text for text in overrides if text.partition("=")[0] not in shared]
+
+
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("varied_values", varied_values, replace=True)
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
@@ -212,7 +246,7 @@ def plain_arguments(
     for argument in arguments:
         match = _ASSIGNMENT.match(argument)
         if match:
-            key = _unaliased(match["key"], match["value"], aliases or {})
+            key = _unaliased(match["key"], match["value"], {**SHORT_NAMES, **(aliases or {})})
             result.append(_plain_assignment(key, match["value"], sweeping))
         elif positional and not argument.startswith("-"):
             result.append(_plain_assignment(positional, argument, sweeping))
@@ -278,7 +312,7 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     """
     texts = [argument for argument in arguments if _ASSIGNMENT.match(argument)]
     overrides = OverridesParser.create().parse_overrides(texts)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _composing():
         loader = GlobalHydra.instance().config_loader()
         choices = []
         for override in overrides:
@@ -377,11 +411,8 @@ def restore(config_name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise IdanimError(f"the stored configuration chooses {group}={option}, which this version does not have")
     groups = [f"{group}={option}" for group, option in choices.items() if group != "experiment"]
-    if GlobalHydra.instance().is_initialized():
+    with _composing():
         cfg = hydra.compose(config_name, overrides=groups)
-    else:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = hydra.compose(config_name, overrides=groups)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     replace_values(config, _without_targets(values))

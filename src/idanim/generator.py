@@ -34,6 +34,7 @@ from idanim.generation.identity import IdTokens, check_weights, mix
 from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
+from idanim.models.attention_maps import recorded_attention
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.pictures import decode_picture
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
@@ -252,6 +253,26 @@ class Generator:
             clip = self.sampler.generate_from(person.tokens, prompt, seed, settings, person.name, after_step, control)
         record = self.record(person, prompt, seed, control, **changes)
         return GeneratedVideo(clip, record, self._statement())
+
+    def attention_maps(
+        self, person: Person, prompt: str, seed: int = 0, **changes: Any
+    ) -> tuple[GeneratedVideo, dict[str, Tensor]]:
+        """Make a video and say what it attends to among the id tokens, averaged over heads and steps.
+
+        Args:
+            person: see `generate`.
+            prompt: see `generate`.
+            seed: see `generate`.
+            changes: see `generate`.
+
+        Returns:
+            The video, and by the name of each layer its map [F, Q, h, w] float32 over latent cells; in every cell the
+            Q id tokens sum to 1. Layers have different h and w.
+        """
+        settings = self.settings_with(**changes)
+        with recorded_attention(self.sampler.adapter, settings.num_frames) as recorder:
+            video = self.generate(person, prompt, seed, **changes)
+        return video, recorder.maps(settings.height, settings.width)
 
     def settings_with(self, **changes: Any) -> SamplingSettings:
         """The configured settings with some changed.

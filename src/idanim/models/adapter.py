@@ -146,11 +146,11 @@ class FaceAdapter(nn.Module):
     @property
     def scale(self) -> float:
         """λ of Eq. 1: how much the face counts."""
-        return self._face_attentions()[0].scale
+        return self._first.scale
 
     @scale.setter
     def scale(self, value: float) -> None:
-        for face_attention in self._face_attentions():
+        for face_attention in self.face_attentions().values():
             face_attention.scale = value
 
     @property
@@ -161,7 +161,7 @@ class FaceAdapter(nn.Module):
     @property
     def num_queries(self) -> int:
         """Id tokens of one reference."""
-        return self._face_attentions()[0].num_tokens
+        return self._first.num_tokens
 
     @property
     def concatenates(self) -> bool:
@@ -171,17 +171,23 @@ class FaceAdapter(nn.Module):
     @property
     def num_references(self) -> int:
         """How many references' tokens are in the context: 1 where they are averaged."""
-        return self._face_attentions()[0].num_references
+        return self._first.num_references
 
     @num_references.setter
     def num_references(self, value: int) -> None:
         if value < 1 or (value > 1 and not self.concatenates):
             raise IdanimError(f"num_references={value}: expected 1, as this adapter averages its references")
-        for face_attention in self._face_attentions():
+        for face_attention in self.face_attentions().values():
             face_attention.num_references = value
 
-    def _face_attentions(self) -> list[FaceAttention]:
-        return [module for module in self.adapter_modules.values() if isinstance(module, FaceAttention)]
+    @property
+    def _first(self) -> FaceAttention:
+        return next(iter(self.face_attentions().values()))
+
+    def face_attentions(self) -> dict[str, FaceAttention]:
+        """The layers that attend to id tokens, by the name of their attention processor in the backbone."""
+        pairs = zip(self.layer_names.values(), self.adapter_modules.values(), strict=True)
+        return {name: module for name, module in pairs if isinstance(module, FaceAttention)}
 
     def attach(self, backbone: Backbone, cache: ContextCache | None = None) -> None:
         """Make the backbone attend to id tokens: from now on its context is [text | id tokens].

@@ -136,6 +136,7 @@ class FaceAttention(nn.Module):
         self.num_references = 1
         self.scale = scale
         self.lora_scale = 1.0
+        self.observer: Callable[[Tensor, Tensor, int], None] | None = None  # is shown queries, face keys and heads
         self.to_k_face = nn.Linear(context_dim, hidden_dim, bias=False)
         self.to_v_face = nn.Linear(context_dim, hidden_dim, bias=False)
         self.has_lora = lora_rank > 0
@@ -156,6 +157,8 @@ class FaceAttention(nn.Module):
 
         projected = project(context) if cache is None else cache.projected(self, context, len(query), project)
         text_key, text_value, face_key, face_value = projected
+        if self.observer is not None:
+            self.observer(query, face_key, attn.heads)
         attended = attend(query, text_key, text_value, attn.heads)
         attended = attended + self.scale * attend(query, face_key, face_value, attn.heads)
         result = attn.to_out[0](attended)

@@ -65,8 +65,10 @@ def plot_curves(curves: dict[str, list[tuple[int, float]]], names: Iterable[str]
     plt.close(figure)
 
 
-def write_summary(output: Path, facts: dict[str, Any]) -> None:
-    """Write `metrics.json` (facts about the run and a `summary` of its figures) and `curves.png`."""
+def write_summary(output: Path, facts: dict[str, Any]) -> dict[str, float]:
+    """Write `metrics.json` (facts about the run and a `summary` of its figures) and `curves.png`; give the summary."""
     curves = read_curves(output)
-    write_json(output / "metrics.json", {**facts, "summary": summarise(curves)})
+    summary = summarise(curves)
+    write_json(output / "metrics.json", {**facts, "summary": summary})
     plot_curves(curves, ("train/loss", "val/loss", "id_token_share", "preview/face_similarity"), output / "curves.png")
+    return summary

@@ -6,11 +6,14 @@ import logging
 import netrc
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+LONGEST_TAG = 64
 
 
 def csv_logger(output: Path) -> CSVLogger:
@@ -24,14 +27,20 @@ def no_logger(output: Path) -> None:
 
 
 def wandb_logger(
-    output: Path, project: str, group: str | None = None, name: str | None = None, mode: str = "auto"
+    output: Path,
+    project: str,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    name: str | None = None,
+    mode: str = "auto",
 ) -> WandbLogger:
     """W&B; offline where no key is known.
 
     Args:
         output: the run folder.
         project: W&B project.
-        group: W&B group.
+        group: W&B group; the runs of one sweep have one.
+        tags: to find runs by, cut at the 64 characters that W&B takes.
         name: W&B run name; the folder's name by default.
         mode: "online", "offline" or "auto".
     """
@@ -45,6 +54,7 @@ def wandb_logger(
         offline=offline,
         project=project,
         group=group,
+        tags=[tag[:LONGEST_TAG] for tag in tags],
         log_model=False,
         settings=wandb.Settings(silent=offline),
     )
@@ -60,6 +70,20 @@ def has_wandb_key() -> bool:
         return "api.wandb.ai" in netrc.netrc().hosts
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def log_config(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
+    """Tell W&B the configuration, which its tables of runs and its sweeps compare."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(config))
+
+
+def log_summary(loggers: Iterable[Logger], figures: Mapping[str, float]) -> None:
+    """Tell W&B the figures that stand for a run, as in its `metrics.json`."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(figures))
 
 
 def finish(loggers: Iterable[Logger]) -> None:
