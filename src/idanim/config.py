@@ -13,7 +13,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,14 @@ class Run:
         output: the folder this run writes to; in a sweep the job's own folder.
         choices: the option chosen for each config group, for instance {"backbone": "tiny"}.
         git_sha: commit of the working tree, or "unknown".
+        overrides: what was typed, each as Hydra takes it.
     """
 
     config: dict[str, Any]
     output: Path
     choices: dict[str, str]
     git_sha: str
+    overrides: tuple[str, ...] = ()
 
 
 def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
@@ -139,8 +142,9 @@ def program(
 
 
 def _start_run(cfg: DictConfig) -> Run:
-    runtime = HydraConfig.get().runtime
-    return _run(cfg, runtime.choices, Path(runtime.output_dir))
+    hydra_config = HydraConfig.get()
+    runtime = hydra_config.runtime
+    return _run(cfg, runtime.choices, Path(runtime.output_dir), tuple(hydra_config.overrides.task))
 
 
 def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, str] | None = None) -> Run:
@@ -156,22 +160,32 @@ def compose(config_name: str, arguments: Iterable[str], aliases: Mapping[str, st
     """
     overrides = plain_arguments(arguments, aliases=aliases)
     check_overrides(config_name, overrides)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _composing():
         cfg = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
-    return _run(cfg, choices, Path(str(cfg.get("output", "."))))
+    return _run(cfg, choices, Path(str(cfg.get("output", "."))), tuple(overrides))
 
 
-def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path) -> Run:
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Hydra ready to compose from `conf/`: that of the running program, or one for the moment."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
+
+
+def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path, overrides: tuple[str, ...]) -> Run:
     missing = missing_keys(OmegaConf.to_container(cfg, resolve=False))
     if missing:
         raise IdanimError(f"a value is needed for {', '.join(missing)}: add for instance {missing[0]}=…")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     chosen = {k: v for k, v in choices.items() if not k.startswith("hydra") and isinstance(v, str)}
-    return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha())
+    return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha(), overrides)
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
@@ -276,7 +290,7 @@ def check_overrides(config_name: str, arguments: Iterable[str]) -> None:
     """
     texts = [argument for argument in arguments if _ASSIGNMENT.match(argument)]
     overrides = OverridesParser.create().parse_overrides(texts)
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with _composing():
         loader = GlobalHydra.instance().config_loader()
         choices = []
         for override in overrides:
@@ -375,11 +389,8 @@ def restore(config_name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise IdanimError(f"the stored configuration chooses {group}={option}, which this version does not have")
     groups = [f"{group}={option}" for group, option in choices.items() if group != "experiment"]
-    if GlobalHydra.instance().is_initialized():
+    with _composing():
         cfg = hydra.compose(config_name, overrides=groups)
-    else:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            cfg = hydra.compose(config_name, overrides=groups)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     replace_values(config, _without_targets(values))
