@@ -47,13 +47,12 @@ def _cells(name: str, run: Run) -> list[Cell]:
 
 
 def _compose_once(cells: list[Cell]) -> None:
-    """Compose every variant before hours are spent on the first."""
-    seen = set()
-    for cell in cells:
-        if (cell.variant.study, cell.variant.name) not in seen:
-            seen.add((cell.variant.study, cell.variant.name))
-            training_run(cell.training)
-            compose("evaluate", [*cell.arguments, "ckpt=given", "output=given"])
+    """Compose everything that differs, before hours are spent on the first."""
+    trained = {cell.variant: cell.training for cell in cells if cell.variant.of is None}
+    for training in trained.values():
+        training_run(training)
+    for arguments in {cell.arguments for cell in cells}:
+        compose("evaluate", [*arguments, "ckpt=given", "output=given"], check=False)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def study_names(given: str | Sequence[str]) -> list[str]:
 
 @cache
 def _composed(name: str) -> Run:
-    return compose("train", [f"experiment={name}"])
+    return compose("train", [f"experiment={name}"], check=False)
 
 
 def read_variants(name: str) -> list[Variant]:

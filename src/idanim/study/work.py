@@ -60,7 +60,8 @@ def evaluate_cell(cell: Cell) -> float:
     with _logged(folder), _timed() as seconds:
         from idanim.evaluation import evaluate
 
-        evaluate(compose("evaluate", [*cell.arguments, f"ckpt={cell.training.ckpt}", f"output={folder}"]))
+        places = [f"ckpt={cell.training.ckpt}", f"output={folder}"]
+        evaluate(compose("evaluate", [*cell.arguments, *places], check=False))
     overrides = [f"variant={cell.variant.name}", f"seed={cell.seed}"]
     write_text(cell.folder / ".hydra" / "overrides.yaml", "".join(f"- {text}\n" for text in overrides))
     _note_done(folder, cell.arguments, seconds[0])
@@ -78,7 +79,7 @@ def prepare_data(training: Training) -> float:
 
 def training_run(training: Training) -> Run:
     """The configured run of train.py; its numbers come from conf/study.yaml."""
-    run = compose("study", [*training.arguments, "studies=none", f"output={training.folder}"])
+    run = compose("study", [*training.arguments, "studies=none", f"output={training.folder}"], check=False)
     config = {key: value for key, value in run.config.items() if key not in OWN_KEYS}
     return replace(run, config=config | {"output": str(training.folder), "study": {}})
 

@@ -41,6 +41,10 @@ class FaceWeight:
 
     def inside(self, landmarks: Tensor, rows: int, columns: int) -> Tensor:
         """Whether each cell's centre lies in the face, [B, F, h, w] bool; nowhere where there is no face."""
+        with torch.autocast(landmarks.device.type, enabled=False):  # places need all their digits
+            return self._inside(landmarks, rows, columns)
+
+    def _inside(self, landmarks: Tensor, rows: int, columns: int) -> Tensor:
         seen = landmarks.isfinite().flatten(2).all(-1)
         to_crop = fit_similarity(landmarks.nan_to_num().flatten(0, 1).float(), ARCFACE_TEMPLATE.to(landmarks))
         x = (torch.arange(columns, device=landmarks.device) + 0.5) * self.width / columns - 0.5

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from idanim.study import work
+from idanim.study.plan import plan, read_variants
+from idanim.study.work import DONE, Task, is_done
+from idanim.types import IdanimError
+
+
+def write(path: Path) -> float:
+    path.write_text("")
+    return 1.0
+
+
+def fail(path: Path) -> float:
+    raise IdanimError(f"no {path.name}")
+
+
+def test_a_task_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    lines: list[str] = []
+    pool = work._Pool(2, 4, lines.append)
+    names = ["a", "bad", "c"]
+    tasks = deque(Task(name, fail if name == "bad" else write, (tmp_path / name,)) for name in names)
+
+    def after(task: Task) -> list[Task]:
+        return [Task("after c", write, (tmp_path / "d",))] if task.name == "c" else []
+
+    failures = pool.run(tasks, after)
+    assert failures == {"bad": "no bad"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    assert len(lines) == 4
+    assert lines[-1].startswith("[4/4]")
+
+
+def test_done_with_other_settings_is_refused(tmp_path: Path) -> None:
+    assert not is_done(tmp_path, ["a=1"])
+    (tmp_path / DONE).write_text(json.dumps({"arguments": ["a=1", "seed=0"], "seconds": 3}))
+    assert is_done(tmp_path, ["a=1", "seed=0"])
+    with pytest.raises(IdanimError, match=r"other settings \(a=1, a=2\)"):
+        is_done(tmp_path, ["a=2", "seed=0"])
+
+
+def test_what_is_raised_is_logged_and_comes_out_as_words(tmp_path: Path) -> None:
+    def broken() -> None:
+        with work._logged(tmp_path / "run"):
+            print("so far so good")
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(IdanimError, match=r"RuntimeError: out of memory \(see .*log.txt\)"):
+        broken()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.startswith("so far so good\nTraceback")
+
+
+@pytest.mark.slow
+def test_a_study_runs_is_not_redone_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two variants of the toy world from videos to tables, one of them twice evaluated; then again; then one undone."""
+    from idanim.study.__main__ import main
+    from idanim.toyworld.make_videos import film, write_videos
+
+    videos = film(num_people=8, clips_per_person=2, num_frames=16, size_px=144, seed=40000)
+    write_videos(tmp_path / "videos", videos)
+    curate(monkeypatch, tmp_path)
+    size = ["trainer.max_steps=2", "evaluation.num_identities=2", "evaluation.sampling.num_inference_steps=2"]
+    few = ["evaluation.num_strangers=2", "evaluation.prompts=toy"]
+    shards = f"data.shards={tmp_path / 'shards'}"
+    command = ["study", "random_ref", "seeds=[0]", "jobs=2", *size, *few, shards, f"output={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", list(command))
+    main()
+    adapter = tmp_path / "out" / "random_ref" / "paper" / "seed_0" / "adapter.safetensors"
+    made = adapter.stat().st_mtime_ns
+    result = json.loads((tmp_path / "out" / "random_ref" / "variants.json").read_text())
+    names = {variant["name"] for variant in result["variants"]}
+    assert names == {"paper", "untrained", "no_adapter"}
+    assert result["variants"][0]["figures"]["prompt_attributes"]["mean"] > 0.5
+    (tmp_path / "out" / "random_ref" / "untrained" / "seed_0" / "evaluation" / DONE).unlink()
+    markdown = tmp_path / "results.md"
+    monkeypatch.setattr(sys, "argv", [*command, f"results={markdown}"])
+    main()
+    assert adapter.stat().st_mtime_ns == made
+    assert "## random_ref" in markdown.read_text()
+    assert (tmp_path / "results" / "random_ref.png").is_file()
+    cells = plan(read_variants("random_ref"), [0], [], [], tmp_path / "out")
+    assert all((cell.folder / "evaluation" / DONE).is_file() for cell in cells)
+
+
+def curate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    from idanim.curate import main
+
+    settings = ["clip.size=32", "shards.val_fraction=0.25", "link.warn_similarity=0.99"]
+    paths = [f"input={folder / 'videos'}", f"output={folder / 'shards'}"]
+    monkeypatch.setattr(sys, "argv", ["curate", *paths, *settings])
+    main()
