@@ -208,7 +208,8 @@ def _generate(
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
-        filled |= fill_grid(cells, people, folder, sampler, settings, source_of(system, config, backbone))
+        made_by = source_of(system, config, backbone)
+        filled |= fill_grid(cells, people, folder, sampler, settings, made_by, config["batch_size"])
     files = {system.name: str(system.ckpt) for system in systems}
     source = source_of(main, config) | {"ckpt": str(main.ckpt), "systems": files, "sampling": asdict(settings)}
     return filled, people, source
