@@ -70,20 +70,23 @@ def _read_jobs(cells: Sequence[Cell]) -> tuple[dict[str, dict[int, Job]], dict[s
 
 
 def _time_table(cells: Sequence[Cell]) -> Table:
-    """Mean seconds of training and of evaluation, by variant."""
+    """Mean seconds of training and of evaluation by variant, those of the processor behind them."""
     rows = []
     for name in dict.fromkeys(cell.variant.name for cell in cells):
         own = [cell for cell in cells if cell.variant.name == name]
         parts = [[cell.training.folder for cell in own if cell.variant.of is None]]
         parts.append([cell.folder / "evaluation" for cell in own])
         rows.append([name, *(_mean_seconds(folders) for folders in parts)])
-    return Table(["recipe", "training, s a run", "evaluation, s a run"], rows)
+    return Table(["recipe", "training, s a run (processor s)", "evaluation, s a run (processor s)"], rows)
 
 
 def _mean_seconds(folders: Sequence[Path]) -> str:
     files = [folder / DONE for folder in folders if (folder / DONE).is_file()]
-    seconds = [json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files]
-    return number(fmean(seconds)) if seconds else "–"
+    done = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if not done:
+        return "–"
+    seconds, processor = (fmean(entry[kind] for entry in done) for kind in ("seconds", "cpu_seconds"))
+    return f"{number(seconds)} ({number(processor)})"
 
 
 _HEAD = """# Results of the studies

@@ -22,7 +22,7 @@ from idanim.study.plan import OWN_KEYS, Cell, Training
 from idanim.types import IdanimError
 
 DONE = "done.json"
-"""In the folder of a training run or an evaluation that is complete: its arguments and seconds."""
+"""In the folder of a training run or an evaluation that is complete: its arguments, seconds and processor seconds."""
 LOG = "log.txt"
 
 
@@ -46,35 +46,36 @@ class Task:
 
 def train_cell(training: Training) -> float:
     """Train one adapter; returns the seconds it took."""
-    with _logged(training.folder), _timed() as seconds:
+    start = _now()
+    with _logged(training.folder):
         from idanim.training_run import train
 
         train(training_run(training))
-    _note_done(training.folder, training.arguments, seconds[0])
-    return seconds[0]
+    return _note_done(training.folder, training.arguments, start)
 
 
 def evaluate_cell(cell: Cell) -> float:
     """Evaluate one adapter on the grid; returns the seconds it took."""
     folder = cell.folder / "evaluation"
-    with _logged(folder), _timed() as seconds:
+    start = _now()
+    with _logged(folder):
         from idanim.evaluation import evaluate
 
         places = [f"ckpt={cell.training.ckpt}", f"output={folder}"]
         evaluate(compose("evaluate", [*cell.arguments, *places], check=False))
     overrides = [f"variant={cell.variant.name}", f"seed={cell.seed}"]
     write_text(cell.folder / ".hydra" / "overrides.yaml", "".join(f"- {text}\n" for text in overrides))
-    _note_done(folder, cell.arguments, seconds[0])
-    return seconds[0]
+    return _note_done(folder, cell.arguments, start)
 
 
 def prepare_data(training: Training) -> float:
     """Compute what all runs share; returns the seconds it took."""
-    with _logged(training.folder), _timed() as seconds:
+    start = _now()
+    with _logged(training.folder):
         from idanim.training_run import prepare
 
         prepare(training_run(training))
-    return seconds[0]
+    return _now()[0] - start[0]
 
 
 def training_run(training: Training) -> Run:
@@ -84,12 +85,9 @@ def training_run(training: Training) -> Run:
     return replace(run, config=config | {"output": str(training.folder), "study": {}})
 
 
-@contextmanager
-def _timed() -> Iterator[list[float]]:
-    seconds: list[float] = []
-    start = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - start)
+def _now() -> tuple[float, float]:
+    """Seconds by the clock, and of this process's work."""
+    return time.perf_counter(), time.process_time()
 
 
 @contextmanager
@@ -104,8 +102,10 @@ def _logged(folder: Path) -> Iterator[None]:
             raise IdanimError(f"{type(error).__name__}: {error} (see {folder / LOG})") from None
 
 
-def _note_done(folder: Path, arguments: Sequence[str], seconds: float) -> None:
-    write_json(folder / DONE, {"arguments": list(arguments), "seconds": round(seconds, 1)})
+def _note_done(folder: Path, arguments: Sequence[str], start: tuple[float, float]) -> float:
+    seconds, cpu_seconds = (round(now - then, 1) for now, then in zip(_now(), start, strict=True))
+    write_json(folder / DONE, {"arguments": list(arguments), "seconds": seconds, "cpu_seconds": cpu_seconds})
+    return seconds
 
 
 # ---------------------------------------------------------------------------------- in the first process
