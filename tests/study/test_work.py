@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +41,51 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
     assert len(lines) == 4
     assert lines[-1].startswith("[4/4]")
+
+
+KILLED = """
+import sys
+from collections import deque
+from pathlib import Path
+from test_work import linger
+from idanim.study.work import Task, _Pool
+
+if __name__ == "__main__":
+    _Pool(1, 1, print).run(deque([Task("linger", linger, (Path(sys.argv[1]),))]), lambda task: [])
+"""
+
+
+def linger(path: Path) -> float:
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+    return 60.0
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_processes_end_when_the_study_is_killed(tmp_path: Path) -> None:
+    script, started = tmp_path / "study.py", tmp_path / "pid"
+    script.write_text(KILLED)
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(work.__file__).parents[2])])
+    study = subprocess.Popen([sys.executable, script, started], env=os.environ | {"PYTHONPATH": path})
+    worker = int(wait_for(lambda: started.read_text() if started.is_file() else ""))
+    study.kill()
+    study.wait()
+    assert wait_for(lambda: not is_running(worker))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return value
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process does anything; one that ended and was not waited for doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_done_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import traceback
 from collections import deque
@@ -42,6 +43,17 @@ class Task:
 
 
 # --------------------------------------------------------------------------------- in worker processes
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent is killed: two trainings in one folder would spoil each other."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_cell(training: Training) -> float:
@@ -186,7 +198,8 @@ class _Pool:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))  # before the processes start
         self.jobs, self.num_tasks, self.say = jobs, num_tasks, say
         self.num_done = 0
-        self.executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+        context = get_context("spawn")
+        self.executor = ProcessPoolExecutor(jobs, context, initializer=end_with, initargs=(os.getpid(),))
 
     def run_one(self, task: Task) -> None:
         """Do one task before all others.
