@@ -111,7 +111,7 @@ def _section(
         lines += [f"![{name}]({results.stem}/{name}.png)", ""]
     for table in variant_tables(variants, seconds):
         lines += [table.markdown(), ""]
-    return "\n".join([*lines, *(f"{note}  " for note in notes)])
+    return "\n".join([*lines, *(f"- {note}" for note in notes), ""])
 
 
 def _question(name: str) -> list[str]:
