@@ -35,6 +35,14 @@ def test_jobs_of_one_recipe_are_one_row_and_the_baseline_comes_first() -> None:
     assert row[1].startswith("+0.05 [0.05, 0.05], p 0.25")
 
 
+def test_a_recipe_may_be_compared_with_another() -> None:
+    jobs = [*JOBS, job("newer", 0, 0.15)]
+    variants = compare_variants(group_by_seed(jobs, "seed"), "paper", {"newer": "new"})
+    assert variants[-1].minus == "new"
+    assert variants[-1].differences["face_similarity"].mean == pytest.approx(0.1)
+    assert difference_table(variants).rows[-1][0] == "newer − new"
+
+
 def test_several_keys_name_a_recipe() -> None:
     jobs = [Job(str(i), {"a": a, "b": b, "seed": "0"}, {}) for i, (a, b) in enumerate([("1", "x"), ("2", "y")])]
     assert list(group_by_seed(jobs, "seed")) == ["a=1, b=x", "a=2, b=y"]

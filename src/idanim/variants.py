@@ -51,12 +51,14 @@ class Variant:
         num_seeds: training runs.
         figures: mean and interval by figure.
         differences: to the baseline by figure; {} for the baseline itself.
+        minus: name of that baseline.
     """
 
     name: str
     num_seeds: int
     figures: dict[str, Interval]
     differences: dict[str, Difference] = field(default_factory=dict)
+    minus: str = ""
 
 
 def group_by_seed(jobs: Sequence[Job], over: str) -> dict[str, dict[int, Job]]:
@@ -90,8 +92,16 @@ def _label(job: Job, key: str, num_varied: int) -> str:
     return value if num_varied == 1 else f"{key}={value}"
 
 
-def compare_variants(by_name: Mapping[str, Mapping[int, Job]], baseline: str, seed: int = 0) -> list[Variant]:
+def compare_variants(
+    by_name: Mapping[str, Mapping[int, Job]], baseline: str, against: Mapping[str, str] | None = None, seed: int = 0
+) -> list[Variant]:
     """Figures of every recipe and differences to the baseline, which comes first.
+
+    Args:
+        by_name: recipe → seed → job.
+        baseline: a recipe.
+        against: recipes that are compared with another one than the baseline, where that is there.
+        seed: of the bootstrap.
 
     Raises:
         IdanimError: there is no such recipe.
@@ -105,11 +115,12 @@ def compare_variants(by_name: Mapping[str, Mapping[int, Job]], baseline: str, se
         figures = {f: crossed_interval(_values(by_name[name], f), np.random.default_rng(seed)) for f in present}
         figures |= {figure: _mean(by_name[name], figure) for figure in ALONE}
         differences = {}
-        if name != baseline:
+        minus = (against or {}).get(name, baseline)
+        if name != baseline and minus in by_name:
             for figure in present:
-                pair = _values(by_name[name], figure), _values(by_name[baseline], figure)
+                pair = _values(by_name[name], figure), _values(by_name[minus], figure)
                 differences[figure] = crossed_difference(*pair, np.random.default_rng(seed))
-        variants.append(Variant(name, len(by_name[name]), figures, differences))
+        variants.append(Variant(name, len(by_name[name]), figures, differences, minus))
     return variants
 
 
@@ -142,11 +153,12 @@ def figure_table(variants: Sequence[Variant]) -> Table:
 
 
 def difference_table(variants: Sequence[Variant]) -> Table:
-    """Paired differences to the first recipe, with interval and p: one row a recipe."""
+    """Paired differences to the baseline, with interval and p: one row a recipe."""
     names = [name for name in _shown(variants) if name not in ALONE]
     rows = []
-    for variant in variants[1:]:
-        rows.append([f"{variant.name} − {variants[0].name}", *(_difference(variant, name) for name in names)])
+    for variant in variants:
+        if variant.differences:
+            rows.append([f"{variant.name} − {variant.minus}", *(_difference(variant, name) for name in names)])
     return Table(["paired difference", *names], rows)
 
 

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from idanim.config import CONF_DIR, compose
-from idanim.study.plan import BASELINE, Variant, as_overrides, plan, read_variants, study_names, typed_for_training
+from idanim.study.plan import (
+    BASELINE,
+    Variant,
+    _variant,
+    as_overrides,
+    plan,
+    read_variants,
+    study_names,
+    typed_for_training,
+)
 from idanim.study.work import training_run
 from idanim.types import IdanimError
 
@@ -73,3 +82,15 @@ def test_own_keys_are_not_passed_on() -> None:
 
 def test_mappings_as_overrides() -> None:
     assert as_overrides({"a": {"b": [0], "c": None}, "d": "x"}) == ["a.b=[0]", "a.c=null", "d=x"]
+
+
+def test_a_variant_may_be_compared_with_another_than_the_papers() -> None:
+    variants = {variant.name: variant for variant in read_variants("null_text_sweep")}
+    assert variants["null_0_guidance_7"].against == "paper_guidance_7"
+    assert variants["null_0"].against == BASELINE
+
+
+@pytest.mark.parametrize("value", ["reference=first_frame", {"trains": []}, {"of": "paper", "train": ["a=1"]}])
+def test_a_variant_written_in_another_way_is_refused(value: object) -> None:
+    with pytest.raises(IdanimError, match="study s: v is"):
+        _variant("s", "v", value)

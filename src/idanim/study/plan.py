@@ -27,6 +27,7 @@ class Variant:
         train: overrides of train.py, on top of the experiment.
         evaluate: overrides of evaluate.py.
         of: variant whose adapter it evaluates in another way, instead of training one.
+        against: variant that it is compared with.
     """
 
     study: str
@@ -34,6 +35,7 @@ class Variant:
     train: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     of: str | None = None
+    against: str = BASELINE
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def _composed(name: str) -> Run:
 def read_variants(name: str) -> list[Variant]:
     """The variants of an experiment, the paper's recipe first.
 
-    `study:` of the experiment maps names to overrides of train.py, or to {train: […], evaluate: […], of: <variant>};
-    without it, the experiment itself is the only variant.
+    `study:` of the experiment maps names to overrides of train.py, or to {train: […], evaluate: […], of: <variant>,
+    against: <variant>}; without it, the experiment itself is the only variant.
 
     Raises:
         IdanimError: a variant is written in another way, or refers to one that does not exist.
@@ -111,19 +113,21 @@ def read_variants(name: str) -> list[Variant]:
         variants.append(Variant(name, name))
     names = [variant.name for variant in variants]
     for variant in variants:
-        if variant.of is not None and (variant.of not in names or names.count(variant.name) > 1):
-            raise IdanimError(f"study {name}: {variant.name} is of {variant.of!r}; there is {', '.join(names)}")
+        if not {variant.of or BASELINE, variant.against} <= set(names):
+            named = f"of {variant.of} against {variant.against}"
+            raise IdanimError(f"study {name}: {variant.name} is {named}; there is {', '.join(names)}")
     return variants
 
 
 def _variant(study: str, name: str, value: Any) -> Variant:
     fields = {"train": value} if isinstance(value, list) else value
-    if not isinstance(fields, dict) or not fields.keys() <= {"train", "evaluate", "of"}:
-        raise IdanimError(f"study {study}: {name} is {value!r}, expected a list of overrides, or train, evaluate, of")
+    if not isinstance(fields, dict) or not fields.keys() <= {"train", "evaluate", "of", "against"}:
+        expected = "a list of overrides, or some of train, evaluate, of, against"
+        raise IdanimError(f"study {study}: {name} is {value!r}, expected {expected}")
     if "of" in fields and "train" in fields:
         raise IdanimError(f"study {study}: {name} is of {fields['of']}, so it can't train anything")
     lists = {key: tuple(map(str, fields[key])) for key in ("train", "evaluate") if key in fields}
-    return Variant(study, str(name), of=fields.get("of"), **lists)
+    return Variant(study, str(name), **{**fields, **lists})
 
 
 def plan(

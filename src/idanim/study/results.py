@@ -37,7 +37,8 @@ def write_results(studies: Mapping[str, Sequence[Cell]], root: Path, results: Pa
         if BASELINE not in jobs:
             print(f"\n{name}: nothing to compare yet; {'; '.join(notes[:3])}")
             continue
-        variants = compare_variants(jobs, BASELINE)
+        against = {cell.variant.name: cell.variant.against for cell in cells}
+        variants = compare_variants(jobs, BASELINE, against)
         seconds = _time_table(cells)
         write_variants(root / name, f"Study {name}", variants, notes, [seconds])
         width = shutil.get_terminal_size((160, 40)).columns
