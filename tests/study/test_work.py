@@ -110,7 +110,7 @@ def test_what_is_raised_is_logged_and_comes_out_as_words(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_study_runs_is_not_redone_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two variants of the toy world from videos to tables, one of them twice evaluated; then again; then one undone."""
+    """Two variants of the toy world from videos to tables; then again with one of them undone."""
     from idanim.study.__main__ import main
     from idanim.toyworld.make_videos import film, write_videos
 
@@ -120,23 +120,23 @@ def test_a_study_runs_is_not_redone_and_goes_on(tmp_path: Path, monkeypatch: pyt
     size = ["trainer.max_steps=2", "evaluation.num_identities=2", "evaluation.sampling.num_inference_steps=2"]
     few = ["evaluation.num_strangers=2", "evaluation.prompts=toy"]
     shards = f"data.shards={tmp_path / 'shards'}"
-    command = ["study", "random_ref", "seeds=[0]", "jobs=2", *size, *few, shards, f"output={tmp_path / 'out'}"]
+    command = ["study", "first_frame", "seeds=[0]", "jobs=2", *size, *few, shards, f"output={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", list(command))
     main()
     adapter = tmp_path / "out" / "random_ref" / "paper" / "seed_0" / "adapter.safetensors"
     made = adapter.stat().st_mtime_ns
-    result = json.loads((tmp_path / "out" / "random_ref" / "variants.json").read_text())
+    result = json.loads((tmp_path / "out" / "first_frame" / "variants.json").read_text())
     names = {variant["name"] for variant in result["variants"]}
-    assert names == {"paper", "untrained", "no_adapter"}
+    assert names == {"paper", "first_frame"}
     assert result["variants"][0]["figures"]["prompt_attributes"]["mean"] > 0.5
-    (tmp_path / "out" / "random_ref" / "untrained" / "seed_0" / "evaluation" / DONE).unlink()
+    (tmp_path / "out" / "first_frame" / "first_frame" / "seed_0" / "evaluation" / DONE).unlink()
     markdown = tmp_path / "results.md"
     monkeypatch.setattr(sys, "argv", [*command, f"results={markdown}"])
     main()
     assert adapter.stat().st_mtime_ns == made
-    assert "## random_ref" in markdown.read_text()
-    assert (tmp_path / "results" / "random_ref.png").is_file()
-    cells = plan(read_variants("random_ref"), [0], [], [], tmp_path / "out")
+    assert "## first_frame" in markdown.read_text()
+    assert (tmp_path / "results" / "first_frame.png").is_file()
+    cells = plan(read_variants("first_frame"), [0], [], [], tmp_path / "out")
     assert all((cell.folder / "evaluation" / DONE).is_file() for cell in cells)
 
 
