@@ -1,6 +1,5 @@
 """A recogniser that trained an adapter, or through which it sees people, is no judge of it."""
 
-import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from idanim.config import Run, restore
 from idanim.evaluation import evaluate
 from idanim.toyworld.shipped import shipped
 from idanim.trained_judge import UsedRecogniser, partial_judgements, used_recognisers
+from idanim.training_run import evaluation_command
 from idanim.types import IdanimError
 
 RECOGNISER = Path(shipped("faces/recogniser_a.onnx"))
@@ -76,20 +76,17 @@ def _loss():
     return {"loss": {"recogniser": {"path": str(RECOGNISER)}}}
 
 
-TRAIN = runpy.run_path(str(Path(__file__).parents[1] / "train.py"))
-
-
 def test_train_prints_a_command_with_the_faces_of_its_training(tmp_path):
     ckpt = write_checkpoint(tmp_path / "my run" / "adapter.safetensors")
     choices = {"backbone": "toy", "faces": "insightface", "logger": "csv"}
     faces = {"pack": "mine", "det_size": 320}
     config = restore("train", {"choices": choices, "values": {"faces": faces}})
-    command = TRAIN["evaluation_command"](Run(config, tmp_path, choices, "abc"), ckpt)
+    command = evaluation_command(Run(config, tmp_path, choices, "abc"), ckpt)
     assert shlex.split(command) == [
         *("python", "evaluate.py", f"ckpt={ckpt}", "faces=insightface", "faces.pack=mine", "faces.det_size=320"),
         "logger=csv",
     ]
     choices |= {"faces": "toy", "logger": "wandb", "identity_loss": "arcface"}
     config = restore("train", {"choices": choices, "values": {}})
-    command = TRAIN["evaluation_command"](Run(config, tmp_path, choices, "abc"), ckpt)
+    command = evaluation_command(Run(config, tmp_path, choices, "abc"), ckpt)
     assert command.endswith("faces=toy   # judge by another recogniser than recogniser_a.onnx, which took part")

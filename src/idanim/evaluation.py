@@ -20,7 +20,7 @@ from idanim.assembly import (
     save_memory,
     training_config,
 )
-from idanim.config import Run, build
+from idanim.config import Run, build, built_or_plain
 from idanim.evaluation_report import log_to_wandb, notes_on, show
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json
@@ -32,7 +32,7 @@ from idanim.metrics.people import Person, people_from_photos, read_people, with_
 from idanim.metrics.people_groups import by_people_group
 from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.protocols import EvaluationProtocol, Judges
+from idanim.metrics.protocols import EvaluationProtocol, Judges, PromptReader
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.summary import protocol_section, report
 from idanim.metrics.text_alignment import ClipScorer
@@ -83,12 +83,14 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     if config["scoring"]["clip"] is not None:
         clip = ClipScorer.from_pretrained(config["scoring"]["clip"], pick_device(config["device"]))
     protocol: EvaluationProtocol = build(config["protocol"])
-    figures, scored = _score(filled, folder, people, Judges(engine, clip), protocol, run)
+    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"])
+    figures, scored = _score(filled, folder, people, Judges(engine, clip, reader), protocol, run)
     result = {
         "schema": SCHEMA_VERSION,
         "summary": figures.pop("summary"),
         "face_engine": engine.name,
         "text_model": None if clip is None else clip.name,
+        "prompt_reader": None if reader is None else reader.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
@@ -219,7 +221,7 @@ def _generate(
         source = source_of(system, config, overrides, backbone, used[system.name])
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
-        filled |= fill_grid(cells, people, folder, sampler, settings, source)
+        filled |= fill_grid(cells, people, folder, sampler, settings, source, config["batch_size"])
     files = {system.name: str(system.ckpt) for system in systems}
     shared = source_of(System(ADAPTER, first), config, overrides)
     return filled, people, shared | {"ckpt": str(first), "systems": files, "sampling": asdict(settings)}
@@ -278,6 +280,7 @@ def _score(
         "face_engine": judges.engine.name,
         "faces": run.config["faces"],  # its thresholds and sizes, too
         "text_model": None if judges.clip is None else judges.clip.name,
+        "prompt_reader": None if judges.reader is None else judges.reader.name,
         "protocol": run.config["protocol"],
         "protocol_models": protocol.models,
         "num_frames": scoring["num_frames"],

@@ -30,6 +30,7 @@ SCORING_CODE = (
     *sorted(_PACKAGE.glob("video*.py")),
     _PACKAGE / "models" / "curricular_face.py",
     _PACKAGE / "toyworld" / "faces.py",
+    _PACKAGE / "toyworld" / "prompt_reader.py",
 )
 """Modules and folders of modules whose change makes stored scores worthless."""
 
