@@ -5,16 +5,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+STUDY ?= random_ref
+JOBS ?= 2
 export VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz lint format types clean
+.PHONY: help setup demo study studies results study-data bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make study [STUDY=<name>] [JOBS=<processes>]  one question: variants × seeds, trained and compared"
+	@echo "make studies                  all of them; hours, goes on where it stopped. make results: docs/results.md"
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
 	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
@@ -42,6 +46,24 @@ toy-data: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 144
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
 		clip.size=32 shards.val_fraction=0.25 link.warn_similarity=0.95
+
+# More people than for the demo, and ten faces a clip, of which the paper's recipe uses five.
+study-data: setup data/toy/study/shards/report.json
+
+data/toy/study/shards/report.json:
+	@echo "── the toy world: film 240 people, curate the videos"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/study/videos --people 240 --clips 2 --frames 16 --size 144
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/study/videos output=data/toy/study/shards workers=$(JOBS) \
+		clip.size=32 face_pool.num_faces=10 shards.val_fraction=0.25 link.warn_similarity=0.95
+
+study: study-data
+	$(BIN)/python -m idanim.study $(STUDY) jobs=$(JOBS) $(STUDY_ARGS)
+
+studies: study-data
+	$(BIN)/python -m idanim.study all jobs=$(JOBS) $(STUDY_ARGS)
+
+results: setup
+	$(BIN)/python -m idanim.study all only_report=true results=docs/results.md
 
 toy-weights: setup
 	OMP_NUM_THREADS=$${THREADS:-2} $(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER) gates write

@@ -143,3 +143,20 @@ def test_scores_of_different_face_engines_are_refused(tmp_path, monkeypatch):
     assert [j.models for j in comparison.jobs] == [{"face_engine": "insightface/buffalo_l"}, {}, {}]
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path)])
     main()
+
+
+def test_jobs_that_differ_in_their_seed_alone_become_one_row(tmp_path, monkeypatch, capsys):
+    for recipe, lift in (("a", 0.0), ("b", 0.2)):
+        for seed in (0, 1):
+            folder = tmp_path / f"{recipe}{seed}"
+            job(folder, [f"x={recipe}", f"seed={seed}"], {"loss": 1.0}, evaluation={"face_similarity": figure(0.3)})
+            people = [("ann", 0.1), ("bob", 0.3)]
+            rows = [{"system": "adapter", "identity": name, "face_similarity": value + lift} for name, value in people]
+            content = {"summary": {"face_similarity": figure(0.3)}, "identities": rows}
+            (folder / "evaluation" / "metrics.json").write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path), "over=seed", "baseline=a"])
+    main()
+    shown = capsys.readouterr().out
+    assert "b − a" in shown
+    assert "+0.2 [0.2, 0.2], p 0.5" in shown
+    assert {"variants.html", "variants.json", "variants.png"} <= {path.name for path in tmp_path.iterdir()}

@@ -1,6 +1,7 @@
 """Which systems an evaluation compares, and the bad input of their files."""
 
 import hydra
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -9,7 +10,10 @@ from toy_people import take_photos, write_official_file
 
 from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, restore
 from idanim.evaluation import evaluate
+from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
+from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
+from idanim.models.tiny import tiny_backbone, tiny_encoder
 from idanim.systems import System, SystemLoader, parse_systems
 from idanim.types import IdanimError
 
@@ -119,3 +123,19 @@ def test_systems_on_the_command_line(files, text):
         config = OmegaConf.to_container(hydra.compose("evaluate", overrides=arguments), resolve=False)
     systems = parse_systems(config["systems"], files["ours"])
     assert (systems[-1].name, systems[-1].ckpt) == ("plus-face", files["plus"])
+
+
+def test_videos_sampled_together_are_those_sampled_one_by_one() -> None:
+    backbone, encoder = tiny_backbone(), tiny_encoder(image_size=32)
+    sampler = Sampler(backbone, encoder, FaceAdapter(backbone, encoder.feature_dim, 4, depth=1, dim_head=8, heads=2))
+    settings = SamplingSettings(4, 32, 32, 2, 3.0, "", 8)
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    requests = [VideoRequest([pictures[i]], f"prompt {i}", seed=i, identity=f"p{i}") for i in range(3)]
+    together = sampler.generate_together(requests, settings)
+    for request, clip in zip(requests, together, strict=True):
+        alone = sampler.generate(*request[:3], settings, request.identity)
+        assert np.abs(alone.frames.astype(int) - clip.frames).max() <= 1
+        assert (clip.prompt, clip.seed, clip.identity) == (request.prompt, request.seed, request.identity)
+    assert (together[0].frames != together[1].frames).any()
+    mixed = sampler.generate_together([requests[0], VideoRequest([], "plain", 0)], settings)
+    assert np.abs(mixed[0].frames.astype(int) - together[0].frames).max() <= 1

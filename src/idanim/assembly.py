@@ -56,7 +56,8 @@ def build_trainer(
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO()],
         # Lightning counts batches here, and never logs a run that is shorter than its interval.
-        val_check_interval=every_n_steps["validate"] * trainer["accumulate_grad_batches"],
+        val_check_interval=(every_n_steps["validate"] or 1) * trainer["accumulate_grad_batches"],
+        limit_val_batches=0 if every_n_steps["validate"] is None else None,
         log_every_n_steps=min(every_n_steps["log"], trainer["max_steps"]),
         default_root_dir=str(output),
     )
@@ -120,7 +121,7 @@ def load_sampler(
             _exchange_backbone(config, backbone)
         replace_values(config, overrides)
         if not initial:
-            config["adapter"]["init"] = None  # all weights come from the checkpoint
+            config["adapter"] |= {"init": None, "init_attention": None}  # all weights come from the checkpoint
         models = build_models(config)
         if not initial:
             load_strictly(models.adapter, checkpoint.state, str(ckpt))

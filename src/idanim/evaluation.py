@@ -14,7 +14,7 @@ import wandb
 from tqdm import tqdm
 
 from idanim.assembly import load_sampler, pick_device, sampling_settings
-from idanim.config import Run, build
+from idanim.config import Run, build, built_or_plain
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json, write_text
 from idanim.generation.sampler import Sampler
@@ -25,7 +25,7 @@ from idanim.metrics.people import Person, people_from_photos, read_people, with_
 from idanim.metrics.people_groups import by_people_group
 from idanim.metrics.picture_grid import write_picture_grid
 from idanim.metrics.prompts import Prompt, load_prompts
-from idanim.metrics.protocols import EvaluationProtocol, Judges
+from idanim.metrics.protocols import EvaluationProtocol, Judges, PromptReader
 from idanim.metrics.report import (
     all_groups,
     difference_table,
@@ -86,12 +86,14 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     if config["scoring"]["clip"] is not None:
         clip = ClipScorer.from_pretrained(config["scoring"]["clip"], pick_device(config["device"]))
     protocol: EvaluationProtocol = build(config["protocol"])
-    figures, scored = _score(filled, folder, people, Judges(engine, clip), protocol, run)
+    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"])
+    figures, scored = _score(filled, folder, people, Judges(engine, clip, reader), protocol, run)
     result = {
         "schema": SCHEMA_VERSION,
         "summary": figures.pop("summary"),
         "face_engine": engine.name,
         "text_model": None if clip is None else clip.name,
+        "prompt_reader": None if reader is None else reader.name,
         "num_sampled_frames": config["scoring"]["num_frames"],
         "num_people_compared": len(people),
         "people_from": _people_from(people),
@@ -206,7 +208,8 @@ def _generate(
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
-        filled |= fill_grid(cells, people, folder, sampler, settings, source_of(system, config, backbone))
+        made_by = source_of(system, config, backbone)
+        filled |= fill_grid(cells, people, folder, sampler, settings, made_by, config["batch_size"])
     files = {system.name: str(system.ckpt) for system in systems}
     source = source_of(main, config) | {"ckpt": str(main.ckpt), "systems": files, "sampling": asdict(settings)}
     return filled, people, source
@@ -242,6 +245,7 @@ def _score(
         "face_engine": judges.engine.name,
         "faces": run.config["faces"],  # its thresholds and sizes, too
         "text_model": None if judges.clip is None else judges.clip.name,
+        "prompt_reader": None if judges.reader is None else judges.reader.name,
         "protocol": run.config["protocol"],
         "num_frames": scoring["num_frames"],
     }

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from idanim.assembly import require_runnable
 from idanim.files import sha256
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
 from idanim.metrics.grid import NOBODY, Cell
 from idanim.metrics.people import Person
 from idanim.metrics.videos import VideoRecord, is_made, write_video
-from idanim.types import IdanimError
+from idanim.types import GeneratedClip, IdanimError
 from idanim.video import UnusableVideoError
 
 ADAPTER, NO_ADAPTER, INIT = BUILT_IN = ("adapter", "no_adapter", "init")
@@ -168,6 +168,7 @@ def fill_grid(
     sampler: Callable[[], Sampler],
     settings: SamplingSettings,
     source: Mapping[str, Any],
+    batch_size: int = 1,
 ) -> FilledGrid:
     """Generate the cells whose video is not there yet, or was made from something else.
 
@@ -178,29 +179,44 @@ def fill_grid(
         sampler: loads what generates; called only if something is to do.
         settings: of the sampler.
         source: what else decides the pixels, for the record of each video.
+        batch_size: videos that are sampled together.
     """
     by_name = {person.identity: person for person in people}
-    filled, done = FilledGrid(), 0
-    for cell in tqdm(cells, desc=f"generate {cells[0].system}", unit="video"):
+    filled, missing = FilledGrid(), []
+    for cell in cells:
         person = by_name.get(cell.identity)
         made_with = dict(source) | {"sampling": asdict(settings), "references": person.digest if person else None}
         record = VideoRecord(cell.prompt.text, cell.identity, cell.seed, cell.system, cell.prompt.group, made_with)
         path = folder / cell.path
         filled.videos[path] = record
-        if is_made(path, record):
-            done += 1
-            continue
-        pictures = person.pictures if person else ()
-        try:
-            clip = sampler().generate(pictures, cell.prompt.text, cell.seed, settings, cell.identity)
-        except UnusableVideoError as error:
-            filled.failures[path] = f"{error.reason}: {error}"
-            _log.warning("%s: no video: %s", cell.path, error)
-        else:
-            write_video(path, clip, record)
-    if done:
-        _log.info("%d of %d videos were there already", done, len(cells))
+        if not is_made(path, record):
+            pictures = person.pictures if person else ()
+            missing.append((path, VideoRequest(pictures, record.prompt, record.seed, record.identity)))
+    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=f"generate {cells[0].system}") as progress:
+        for start in range(0, len(missing), batch_size):
+            part = missing[start : start + batch_size]
+            for (path, _), clip in zip(part, _generate([r for _, r in part], sampler(), settings), strict=True):
+                if isinstance(clip, UnusableVideoError):
+                    filled.failures[path] = f"{clip.reason}: {clip}"
+                    _log.warning("%s: no video: %s", path.relative_to(folder), clip)
+                else:
+                    write_video(path, clip, filled.videos[path])
+            progress.update(len(part))
+    if len(missing) < len(cells):
+        _log.info("%d of %d videos were there already", len(cells) - len(missing), len(cells))
     return filled
+
+
+def _generate(
+    requests: Sequence[VideoRequest], sampler: Sampler, settings: SamplingSettings
+) -> list[GeneratedClip | UnusableVideoError]:
+    if len(requests) > 1:
+        return sampler.generate_together(requests, settings)
+    try:  # to the last bit what generating it alone gives
+        (request,) = requests
+        return [sampler.generate(request.references, request.prompt, request.seed, settings, request.identity)]
+    except UnusableVideoError as error:
+        return [error]
 
 
 def identities_of(system: System, people: Sequence[Person]) -> list[str]:

@@ -32,6 +32,14 @@ def test_random_takes_every_face_of_the_own_pool_and_no_other() -> None:
     assert seen == {f"face.{i}.jpg" for i in range(5)}
 
 
+def test_a_smaller_pool_is_always_the_same_part_of_a_larger_one() -> None:
+    seen = [
+        {references.random_reference(META, rng(seed), pool_size=size)[0] for seed in range(100)} for size in (1, 2, 9)
+    ]
+    assert [len(names) for names in seen] == [1, 2, 5]
+    assert seen[0] < seen[1] < seen[2]
+
+
 def test_strategies_depend_on_nothing_but_the_generator() -> None:
     for strategy in (references.random_reference, references.multi, references.cross_clip):
         assert strategy(META, rng(7)) == strategy(META, rng(7))

@@ -30,9 +30,19 @@ def same_face(meta: ClipMeta, rng: np.random.Generator) -> list[str]:
     return [_pick(_own_faces(meta, "first_frame"), rng, meta, "a face in its first frame")]
 
 
-def random_reference(meta: ClipMeta, rng: np.random.Generator) -> list[str]:
-    """Any face of the clip's face pool: the paper's random reference training."""
-    return [_pick(_own_faces(meta, "pool"), rng, meta, "a face pool")]
+def random_reference(meta: ClipMeta, rng: np.random.Generator, pool_size: int | None = None) -> list[str]:
+    """Any face of the clip's face pool: the paper's random reference training.
+
+    Args:
+        meta: the clip's record.
+        rng: the sample's own generator.
+        pool_size: draw from so many faces of the pool, always the same ones of a clip; None = from all.
+    """
+    pool = _own_faces(meta, "pool")
+    if pool_size is not None and pool_size < len(pool):
+        order = np.random.default_rng(list(meta.key.encode())).permutation(len(pool))
+        pool = [pool[i] for i in order[:pool_size]]  # a smaller pool lies within a larger one
+    return [_pick(pool, rng, meta, "a face pool")]
 
 
 def multi(meta: ClipMeta, rng: np.random.Generator, num_references: int = 3) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,28 @@ from idanim.models.backbone import Backbone
 from idanim.models.encoder import FaceEncoder
 from idanim.pictures import square
 from idanim.types import GeneratedClip, IdanimError, UInt8Array
-from idanim.video import to_float, to_uint8
+from idanim.video import UnusableVideoError, to_float, to_uint8
 
 WINDOW_FRAMES, WINDOW_STRIDE = 16, 4
 """FreeNoise's windows: what AnimateDiff was trained on, and diffusers' default stride."""
 
 OnStep = Callable[[Tensor], None]
+
+
+class VideoRequest(NamedTuple):
+    """One of several videos that are sampled together.
+
+    Attributes:
+        references: face crops of one person, each [H, W, 3] uint8; none = the plain backbone.
+        prompt: what the video should show.
+        seed: of the initial noise.
+        identity: the person's name, for the record.
+    """
+
+    references: Sequence[UInt8Array]
+    prompt: str
+    seed: int
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,34 @@ class Sampler:
         self.check(settings)
         tokens = self.id_tokens(references) if references else None
         return self.generate_from(tokens, prompt, seed, settings, identity, on_step)
+
+    @torch.no_grad()
+    def generate_together(
+        self, requests: Sequence[VideoRequest], settings: SamplingSettings
+    ) -> list[GeneratedClip | UnusableVideoError]:
+        """Generate several videos in one go, as one by one but for rounding; on a GPU that is much faster.
+
+        Args:
+            requests: with references, or all without.
+            settings: of all of them.
+
+        Returns:
+            For each request its video, or why there is none.
+        """
+        self.check(settings)
+        contexts = [self.guidance_contexts(r.references, r.prompt, settings.negative_prompt) for r in requests]
+        if len({context.shape for context, _ in contexts}) > 1:  # not the same number of references
+            return [result for request in requests for result in self.generate_together([request], settings)]
+        context, negative = (torch.cat(parts) for parts in zip(*contexts, strict=True))
+        seeds = [request.seed for request in requests]
+        clips: list[GeneratedClip | UnusableVideoError] = []
+        for frames, request in zip(self._denoise(context, negative, seeds, settings), requests, strict=True):
+            try:
+                pixels = to_uint8(frames.float() * 2 - 1)
+                clips.append(GeneratedClip(pixels, settings.fps, request.prompt, request.identity, request.seed))
+            except UnusableVideoError as error:
+                clips.append(error)
+        return clips
 
     @torch.no_grad()
     def generate_from(
@@ -217,6 +261,19 @@ class Sampler:
             pipeline: a diffusers pipeline in place of the backbone's own, for instance one with sparse control.
             options: further arguments of that pipeline.
         """
+        return self._denoise(context, negative, [seed], settings, on_step, pipeline, **options)[0]
+
+    def _denoise(
+        self,
+        context: Tensor,
+        negative: Tensor,
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        on_step: OnStep | None = None,
+        pipeline: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """See `denoise`; B contexts and seeds → [B, F, 3, H, W]."""
 
         def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if on_step is not None:
@@ -238,13 +295,13 @@ class Sampler:
                     width=settings.width,
                     num_inference_steps=settings.num_inference_steps,
                     guidance_scale=settings.guidance_scale,
-                    generator=torch.Generator().manual_seed(seed),
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                     callback_on_step_end=after_step,
                     output_type="latent",
                     **options,
                 ).frames
         with self._at_work(parts.autoencoder):
-            return (self.backbone.decode_video(latents)[0] / 2 + 0.5).clamp(0, 1)
+            return (self.backbone.decode_video(latents) / 2 + 0.5).clamp(0, 1)
 
     @property
     def _window_frames(self) -> int:

@@ -27,6 +27,28 @@ ALIGNMENT = (
 )
 
 
+class PromptReader(Protocol):
+    """Reads in a video what a prompt asks for: a classifier in place of CLIP, for worlds whose words are few."""
+
+    @property
+    def name(self) -> str:
+        """Reader and weights; figures of different names never compare."""
+        ...
+
+    def read(self, frames: UInt8Array, prompt: str) -> tuple[float | None, float | None]:
+        """Compare a video with its prompt.
+
+        Args:
+            frames: [F, H, W, 3] uint8 RGB.
+            prompt: what it was asked to show.
+
+        Returns:
+            Share of the asked attributes that are read right, mean over frames; and 1 or 0, whether the action is.
+            Each in [0, 1], None where nothing is asked.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Judges:
     """The models that a protocol may use.
@@ -34,10 +56,12 @@ class Judges:
     Attributes:
         engine: finds and embeds faces.
         clip: scores texts; None where none is configured.
+        reader: reads what prompts ask for; None where none is configured.
     """
 
     engine: FaceEngine
     clip: ClipScorer | None = None
+    reader: PromptReader | None = None
 
 
 class EvaluationProtocol(Protocol):

@@ -25,6 +25,8 @@ MEANING = {
     "background_motion": "= the same outside of it",
     "temporal_consistency": "↑ cosine of the faces of neighbouring frames, without a face 0",
     "text_alignment": "↑ 100 × CLIP cosine of frames and prompt",
+    "prompt_attributes": "↑ share of the asked attributes that are read right",
+    "prompt_action": "↑ share of videos whose action is read as asked",
     "frame_consistency": "↑ CLIP cosine of neighbouring frames",
 }
 """Summary name → what it says; ↑ higher is better, = for comparison."""

@@ -18,7 +18,7 @@ from idanim.metrics.identity import (
 )
 from idanim.metrics.motion import motion_by_region
 from idanim.metrics.people import Person
-from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges
+from idanim.metrics.protocols import EvaluationProtocol, Figures, Judges, PromptReader
 from idanim.metrics.text_alignment import ClipScorer, text_alignment
 from idanim.metrics.videos import VideoRecord
 from idanim.types import UInt8Array
@@ -42,6 +42,8 @@ VIDEO_METRICS = (
     "temporal_consistency",
     "text_alignment",
     "frame_consistency",
+    "prompt_attributes",
+    "prompt_action",
 )
 """Scores of a video alone."""
 
@@ -91,6 +93,8 @@ class VideoScore:
     temporal_consistency: float | None = None
     text_alignment: float | None = None
     frame_consistency: float | None = None
+    prompt_attributes: float | None = None
+    prompt_action: float | None = None
     problem: str | None = None
     num_crowded_frames: int = 0
     protocol: dict[str, float | None] = field(default_factory=dict)
@@ -131,6 +135,7 @@ def score_video(
         "background_motion": motion.background,
         "temporal_consistency": temporal_consistency(track),
         **_by_clip(judges.clip, frames[indices], record.prompt),
+        **_by_reader(judges.reader, frames, record.prompt),
     }
     targets = _targets(record, people)
     theirs: dict[str, Figures] = {}
@@ -159,6 +164,13 @@ def _by_clip(clip: ClipScorer | None, frames: UInt8Array, prompt: str) -> dict[s
         "text_alignment": text_alignment(features, clip.text_features(prompt)) if prompt.strip() else None,
         "frame_consistency": consecutive_similarity(features),
     }
+
+
+def _by_reader(reader: PromptReader | None, frames: UInt8Array, prompt: str) -> dict[str, float | None]:
+    if reader is None:
+        return {}
+    attributes, action = reader.read(frames, prompt)
+    return {"prompt_attributes": attributes, "prompt_action": action}
 
 
 def _against(track: FaceTrack, views: list[View], identity: str, people: Mapping[str, Person]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ SCORING_CODE = (
     _PACKAGE / "pictures.py",
     *sorted(_PACKAGE.glob("video*.py")),
     _PACKAGE / "toyworld" / "faces.py",
+    _PACKAGE / "toyworld" / "prompt_reader.py",
 )
 """Modules and folders of modules whose change makes stored scores worthless."""
 

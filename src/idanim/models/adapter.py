@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from idanim.models.adapter_file import (
+    MODULES,
     AdapterFile,
     build_projection,
     read_adapter_file,
     write_adapter_file,
 )
+from idanim.models.adapter_start import resized
 from idanim.models.attention import ContextCache, FaceAttention, FaceAttentionProcessor, LowRankAttention
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import load_strictly
@@ -42,6 +44,9 @@ class FaceAdapter(nn.Module):
             the paper's text).
         init: a file to start from, for instance ip-adapter-plus-face_sd15: an adapter of the same projection
             and sizes. Low-rank additions that it lacks start at zero effect.
+        init_attention: a file whose keys and values alone are taken; the projection starts fresh.
+        resize_init: let the resampler of `init` have another number of queries or narrower features, see `resized`.
+        fresh_attention: start keys and values at random, not from the backbone's own for text.
         projection: what makes the tokens; by default a resampler of the sizes above.
         self_attention_lora: also low-rank additions on self-attention (IP-Adapter FaceID-plus).
     """
@@ -58,6 +63,9 @@ class FaceAdapter(nn.Module):
         scale: float = 1.0,
         lora_rank: int = 0,
         init: str | None = None,
+        init_attention: str | None = None,
+        resize_init: bool = False,
+        fresh_attention: bool = False,
         projection: nn.Module | None = None,
         self_attention_lora: bool = False,
     ) -> None:
@@ -77,9 +85,12 @@ class FaceAdapter(nn.Module):
         names = {layer.number: layer.name for layer in layers}
         self.layer_names = {str(number): names[number] for number in sorted(names)}
         self.adapter_modules = nn.ModuleDict({str(number): modules[number] for number in sorted(modules)})
-        self._copy_text_projections(backbone)
+        if not fresh_attention:
+            self._copy_text_projections(backbone)
         if init is not None:
-            self.start_from(read_adapter_file(init))
+            self.start_from(read_adapter_file(init), resize_init)
+        if init_attention is not None:
+            self._take_attention(read_adapter_file(init_attention))
 
     @classmethod
     def from_file(cls, path: str | Path, backbone: Backbone, scale: float = 1.0, dim_head: int = 64) -> FaceAdapter:
@@ -124,15 +135,26 @@ class FaceAdapter(nn.Module):
         """
         write_adapter_file(Path(path), self.state_dict(), layout)
 
-    def start_from(self, file: AdapterFile) -> None:
+    def start_from(self, file: AdapterFile, resize: bool = False) -> None:
         """Take the weights of a file as they are; only low-rank additions may be missing there.
+
+        Args:
+            file: an adapter of the same projection.
+            resize: fit its resampler to this one's sizes first, see `resized`.
 
         Raises:
             IdanimError: a key is unknown, missing or of another shape.
         """
         fresh = {key: tensor for key, tensor in self.state_dict().items() if "_lora." in key}
         keep = fresh if not file.lora_layers else {}
-        load_strictly(self, {**keep, **file.state}, str(file.path))
+        state = resized(file.state, self.state_dict()) if resize else file.state
+        load_strictly(self, {**keep, **state}, str(file.path))
+
+    def _take_attention(self, file: AdapterFile) -> None:
+        own = self.state_dict()
+        taken = {key: tensor for key, tensor in file.state.items() if key.startswith(MODULES)}
+        kept = {key: tensor for key, tensor in own.items() if not key.startswith(MODULES) or "_lora." in key}
+        load_strictly(self, {**kept, **taken}, str(file.path))
 
     @torch.no_grad()
     def _copy_text_projections(self, backbone: Backbone) -> None:

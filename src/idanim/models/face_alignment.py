@@ -48,6 +48,11 @@ def crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor |
     Returns:
         [B, 3, size_px, size_px]; black is the lowest value, -1.
     """
+    with torch.autocast(pictures.device.type, enabled=False):  # half precision would move the crop by half a pixel
+        return _crop_faces(pictures.float(), landmarks.float(), size_px, zoom)
+
+
+def _crop_faces(pictures: Tensor, landmarks: Tensor, size_px: int, zoom: Tensor | float) -> Tensor:
     sides = torch.tensor(pictures.shape[:1:-1], dtype=torch.float32, device=landmarks.device)  # W, H
     matrix = fit_similarity(landmarks, ARCFACE_TEMPLATE.to(landmarks))
     to_picture = torch.linalg.inv(matrix[:, :, :2])

@@ -82,6 +82,7 @@ def face_id_adapter(
     scale: float = 1.0,
     lora_rank: int = 0,
     init: str | None = None,
+    init_attention: str | None = None,
 ) -> FaceAdapter:
     """Build an adapter that makes id tokens of one face vector by two linear layers (FaceID-portrait).
 
@@ -93,6 +94,7 @@ def face_id_adapter(
         scale: λ of Eq. 1.
         lora_rank: see `FaceAdapter`.
         init: a FaceID-portrait file, or one of our own, to start from.
+        init_attention: a file whose keys and values alone are taken; see `FaceAdapter`.
     """
     width = backbone.cross_attention_layers()[0].context_dim
     projection = FaceIdProjection(feature_dim, width, num_queries, hidden_dim)
@@ -103,5 +105,6 @@ def face_id_adapter(
         scale=scale,
         lora_rank=lora_rank,
         init=init,
+        init_attention=init_attention,
         projection=projection,
     )

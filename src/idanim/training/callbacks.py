@@ -141,7 +141,7 @@ def is_due(trainer: Trainer, every_n_steps: int) -> bool:
 
 
 def training_callbacks(
-    output: Path, every_n_steps: Mapping[str, int], clips_per_step: int, preview: Preview
+    output: Path, every_n_steps: Mapping[str, Any], clips_per_step: int, preview: Preview | None
 ) -> list[Callback]:
     """The callbacks of a training run.
 
@@ -149,7 +149,7 @@ def training_callbacks(
         output: the run folder.
         every_n_steps: how often to log, checkpoint, preview and so on.
         clips_per_step: the global batch.
-        preview: makes preview videos.
+        preview: makes preview videos; None = there are none.
     """
     checkpoints = ModelCheckpoint(
         output / "checkpoints",
@@ -165,7 +165,7 @@ def training_callbacks(
         LearningRateMonitor("step"),
         Throughput(clips_per_step, every_n_steps["log"]),
         IdTokenShare(every_n_steps["id_token_share"]),
-        Previews(preview, every_n_steps["preview"]),
+        *([] if preview is None else [Previews(preview, every_n_steps["preview"])]),
         checkpoints,
         AdapterFile(output),
     ]

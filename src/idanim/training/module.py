@@ -18,6 +18,7 @@ from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
 from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
 from idanim.models.encoder import FaceEncoder
+from idanim.training.face_weight import FaceWeight
 from idanim.training.identity_loss import IdentityLoss
 from idanim.training.objective import denoising_loss, draw, id_token_share
 from idanim.training.resume import changed_settings
@@ -39,6 +40,7 @@ class AdapterTraining(LightningModule):
         null_image_prob: how often the face is dropped (0 in the paper).
         ema_decay: of the moving average of the adapter; it warms up as (1 + n) / (10 + n).
         identity_loss: added to the denoising loss; None = the paper's loss alone.
+        face_weight: how much each place counts in the denoising loss; None = all alike, as in the paper.
         stored_config: what goes into checkpoints as the configuration.
     """
 
@@ -52,6 +54,7 @@ class AdapterTraining(LightningModule):
         null_image_prob: float = 0.0,
         ema_decay: float = 0.999,
         identity_loss: IdentityLoss | None = None,
+        face_weight: FaceWeight | None = None,
         stored_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -62,6 +65,7 @@ class AdapterTraining(LightningModule):
         self.warmup_steps = warmup_steps
         self.null_image_prob = null_image_prob
         self.identity_loss = identity_loss
+        self.face_weight = face_weight
         self.stored_config = stored_config or {}
 
         def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
@@ -96,7 +100,11 @@ class AdapterTraining(LightningModule):
         context = torch.cat([text, tokens.to(text.dtype)], dim=1)
         diffused = self.backbone.diffuse(batch.latents, noise, time)
         prediction = self.backbone.predict(diffused.latents, diffused.timesteps, context)
-        loss = denoising_loss(prediction, diffused.target)
+        weights = None
+        if self.face_weight is not None:
+            assert batch.landmarks is not None
+            weights = self.face_weight(batch.landmarks, *prediction.shape[-2:])
+        loss = denoising_loss(prediction, diffused.target, weights)
         if self.identity_loss is None:
             return loss, None
         assert batch.landmarks is not None

@@ -46,10 +46,18 @@ def draw(seeds: Tensor, shape: Sequence[int]) -> Draw:
     return Draw(torch.stack(noise), times[:, 0], times[:, 1], torch.stack(orders))
 
 
-def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the prediction, taken in float32 or better (Eq. 3). Scalar, lower is better."""
+def denoising_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of the prediction, taken in float32 or better (Eq. 3). Scalar, lower is better.
+
+    Args:
+        prediction: [B, C, F, h, w].
+        target: likewise.
+        weights: [B, 1, F, h, w] of mean 1, how much each place counts; None = all alike, as in the paper.
+    """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
-    return F.mse_loss(prediction.to(dtype), target.to(dtype))
+    if weights is None:
+        return F.mse_loss(prediction.to(dtype), target.to(dtype))
+    return (weights * (prediction.to(dtype) - target.to(dtype)).square()).mean()
 
 
 def id_token_share(tokens: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "data.max_broken",
     "weights",
     "adapter.init",
+    "adapter.init_attention",
     "backbone.model.base",
     "backbone.model.path",
     "backbone.model.motion",
@@ -33,6 +34,8 @@ MAY_CHANGE = (
     "encoder.model.arcface.recogniser.path",
     "identity_loss.loss.recogniser.path",
     "identity_loss.face_finder.root",
+    "face_weight.face_finder.root",
+    "study",
 )
 """Where a run lives, how long it goes on and what it shows; everything else decides the weights."""
 
@@ -43,7 +46,9 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{key}: {before.get(key)!r} → {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE)
+        if before.get(key) != after.get(key)
+        and not (key not in before and after[key] is False)  # an option that is younger than the checkpoint, not taken
+        and not any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE)
     ]
 
 

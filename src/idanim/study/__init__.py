@@ -1,0 +1,1 @@
+"""Studies: variants of a training recipe × seeds, trained, evaluated on one grid and compared."""

@@ -1,0 +1,59 @@
+"""Run studies: `python -m idanim.study first_frame seeds=[0,1,2] jobs=2`. See docs/training.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from idanim.config import Run, compose, program
+from idanim.study.plan import Cell, as_overrides, plan, read_variants, study_names, typed_for_training
+from idanim.study.work import run_cells, training_run
+from idanim.types import IdanimError
+
+
+@program("study", positional="studies", aliases={"experiment": "studies", "caption": "data.caption"})
+def main(run: Run) -> None:
+    """Train, evaluate, compare."""
+    config = run.config
+    _check(config)
+    names = study_names(config["studies"])
+    cells = {name: _cells(name, run) for name in names}
+    failures: dict[str, str] = {}
+    if not config["only_report"]:
+        everything = [cell for study in cells.values() for cell in study]
+        _compose_once(everything)
+        failures = run_cells(everything, config["jobs"], lambda line: print(line, flush=True))
+    from idanim.study.results import write_results  # matplotlib, only once there is something to draw
+
+    write_results(cells, run.output, config["results"] and Path(config["results"]).expanduser())
+    if failures:
+        listed = "".join(f"\n- {name}: {why}" for name, why in failures.items())
+        raise IdanimError(f"{len(failures)} failed; the same command tries them again:{listed}")
+
+
+def _check(config: dict[str, Any]) -> None:
+    seeds = config["seeds"]
+    if config["jobs"] < 1 or not seeds or len(set(seeds)) < len(seeds):
+        raise IdanimError(f"jobs={config['jobs']}, seeds={seeds}: expected at least one of each, no seed twice")
+
+
+def _cells(name: str, run: Run) -> list[Cell]:
+    typed = typed_for_training(run.overrides)
+    faces = [text for text in typed if text.startswith("faces")]
+    # Without a GPU in training there is none in evaluation: runs must not differ in where they are.
+    device = ["device=cpu"] if run.config["trainer"]["accelerator"] == "cpu" else []
+    grid = ["logger=csv", *faces, *device, *as_overrides(run.config["evaluation"])]
+    return plan(read_variants(name), run.config["seeds"], typed, grid, run.output)
+
+
+def _compose_once(cells: list[Cell]) -> None:
+    """Compose everything that differs, before hours are spent on the first."""
+    trained = {cell.variant: cell.training for cell in cells if cell.variant.of is None}
+    for training in trained.values():
+        training_run(training)
+    for arguments in {cell.arguments for cell in cells}:
+        compose("evaluate", [*arguments, "ckpt=given", "output=given"], check=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from idanim.metrics.prompts import load_prompts
+from idanim.toyworld.captions import caption
+from idanim.toyworld.make_videos import film
+from idanim.toyworld.people import ACTIONS, HAIR_STYLES, sample_attributes
+from idanim.toyworld.prompt_reader import ToyPromptReader, asked_for
+from idanim.toyworld.shipped import shipped
+
+
+@pytest.fixture(scope="module")
+def reader() -> ToyPromptReader:
+    return ToyPromptReader(shipped("readers"))
+
+
+def test_words_are_read_as_they_were_written() -> None:
+    attributes = sample_attributes(300, torch.Generator().manual_seed(0))
+    for clip in range(300):
+        expected = {name: int(column[clip]) for name, column in attributes._asdict().items()}
+        if HAIR_STYLES[expected["hair_style"]] == "bald":
+            del expected["hair_colour"]  # not said
+        assert asked_for(caption(attributes, clip)) == expected
+
+
+def test_what_is_not_said_is_not_asked_for() -> None:
+    assert asked_for("a person") == {}
+    assert asked_for("a person wearing a red hat") == {"hat": 1}
+    assert asked_for("a person is smiling") == {"action": ACTIONS.index("smiling")}
+
+
+def test_prompts_of_studies_ask_for_different_actions_in_known_words() -> None:
+    asked = [asked_for(prompt.text) for prompt in load_prompts("toy_study")]
+    assert len({a["action"] for a in asked}) == len(asked) == 8
+    assert all({"background", "shirt", "hat", "glasses", "hair_style"} <= a.keys() for a in asked)
+
+
+def test_right_prompts_score_above_those_of_others(reader: ToyPromptReader) -> None:
+    videos = film(24, clips_per_person=1, num_frames=8, size_px=32, seed=31000)
+    prompts = [str(video.facts["unified"]) for video in videos]
+    right = [reader.read(v.frames, p) for v, p in zip(videos, prompts, strict=True)]
+    wrong = [reader.read(v.frames, p) for v, p in zip(videos, prompts[1:] + prompts[:1], strict=True)]
+    means = [[sum(x[i] for x in rows) / len(rows) for i in (0, 1)] for rows in (right, wrong)]
+    assert means[0][0] > 0.85
+    assert means[1][0] < 0.6
+    assert means[0][1] > means[1][1] + 0.2
+
+
+def test_what_is_not_asked_has_no_score(reader: ToyPromptReader) -> None:
+    (video,) = film(1, clips_per_person=1, num_frames=8, size_px=32, seed=31000)
+    assert reader.read(video.frames, "a photo of somebody") == (None, None)
+    attributes, action = reader.read(video.frames[:4], "a person wearing a red hat smiling")
+    assert attributes is not None
+    assert action is None  # too short to tell
