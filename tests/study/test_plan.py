@@ -10,6 +10,7 @@ from idanim.study.plan import (
     Variant,
     _variant,
     as_overrides,
+    chosen_variants,
     plan,
     read_variants,
     study_names,
@@ -94,3 +95,12 @@ def test_a_variant_may_be_compared_with_another_than_the_papers() -> None:
 def test_a_variant_written_in_another_way_is_refused(value: object) -> None:
     with pytest.raises(IdanimError, match="study s: v is"):
         _variant("s", "v", value)
+
+
+def test_some_variants_come_with_those_that_they_refer_to() -> None:
+    variants = read_variants("null_text_sweep")
+    chosen = chosen_variants(variants, ["null_0_guidance_7"])
+    assert [variant.name for variant in chosen] == ["paper", "null_0", "paper_guidance_7", "null_0_guidance_7"]
+    assert chosen_variants(variants, None) == variants
+    with pytest.raises(IdanimError, match="variants=null_2: there is paper, null_0"):
+        chosen_variants(variants, ["null_2"])

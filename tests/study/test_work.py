@@ -14,7 +14,7 @@ import pytest
 
 from idanim.study import work
 from idanim.study.plan import plan, read_variants
-from idanim.study.work import DONE, Task, is_done
+from idanim.study.work import DONE, Task, TaskFailedError, is_done
 from idanim.types import IdanimError
 
 
@@ -24,7 +24,7 @@ def write(path: Path) -> float:
 
 
 def fail(path: Path) -> float:
-    raise IdanimError(f"no {path.name}")
+    raise TaskFailedError(f"no {path.name}")
 
 
 def test_a_task_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -86,6 +86,16 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def die(path: Path) -> float:
+    os._exit(1)
+
+
+def test_a_process_that_dies_ends_the_study_in_words() -> None:
+    pool = work._Pool(1, 1, print)
+    with pytest.raises(IdanimError, match="want of memory"):
+        pool.run(deque([Task("die", die, (Path(),))]), lambda task: [])
 
 
 def test_done_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from idanim.config import Run, compose, program
-from idanim.study.plan import Cell, as_overrides, plan, read_variants, study_names, typed_for_training
+from idanim.study.plan import (
+    Cell,
+    as_overrides,
+    chosen_variants,
+    plan,
+    read_variants,
+    study_names,
+    typed_for_training,
+)
 from idanim.study.work import run_cells, training_run
 from idanim.types import IdanimError
 
@@ -43,7 +51,8 @@ def _cells(name: str, run: Run) -> list[Cell]:
     # Without a GPU in training there is none in evaluation: runs must not differ in where they are.
     device = ["device=cpu"] if run.config["trainer"]["accelerator"] == "cpu" else []
     grid = ["logger=csv", *faces, *device, *as_overrides(run.config["evaluation"])]
-    return plan(read_variants(name), run.config["seeds"], typed, grid, run.output)
+    variants = chosen_variants(read_variants(name), run.config["variants"])
+    return plan(variants, run.config["seeds"], typed, grid, run.output)
 
 
 def _compose_once(cells: list[Cell]) -> None:

@@ -13,7 +13,7 @@ from idanim.types import IdanimError
 
 BASELINE_STUDY, BASELINE = "random_ref", "paper"
 """The experiment that all variants are compared with, and its name as a variant."""
-OWN_KEYS = ("studies", "seeds", "jobs", "output", "only_report", "results", "evaluation")
+OWN_KEYS = ("studies", "variants", "seeds", "jobs", "output", "only_report", "results", "evaluation")
 """Keys of conf/study.yaml that are none of train.py."""
 
 
@@ -117,6 +117,22 @@ def read_variants(name: str) -> list[Variant]:
             named = f"of {variant.of} against {variant.against}"
             raise IdanimError(f"study {name}: {variant.name} is {named}; there is {', '.join(names)}")
     return variants
+
+
+def chosen_variants(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Variant]:
+    """The named variants and those that they refer to, the paper's recipe among them; None = all.
+
+    Raises:
+        IdanimError: there is no such variant.
+    """
+    by_name = {variant.name: variant for variant in variants}
+    unknown = sorted(set(names or ()) - by_name.keys())
+    if unknown:
+        raise IdanimError(f"variants={','.join(unknown)}: there is {', '.join(by_name)}")
+    wanted = {BASELINE, *(by_name if names is None else names)}
+    for name in list(wanted):
+        wanted |= {by_name[name].of or BASELINE, by_name[name].against}
+    return [variant for variant in variants if variant.name in wanted]
 
 
 def _variant(study: str, name: str, value: Any) -> Variant:

@@ -27,6 +27,10 @@ DONE = "done.json"
 LOG = "log.txt"
 
 
+class TaskFailedError(IdanimError):
+    """A run could not be trained or evaluated; others may."""
+
+
 @dataclass(frozen=True)
 class Task:
     """Something that one process does.
@@ -111,7 +115,7 @@ def _logged(folder: Path) -> Iterator[None]:
             yield
         except Exception as error:  # whatever it is: the other runs go on, and the study names it
             traceback.print_exc()
-            raise IdanimError(f"{type(error).__name__}: {error} (see {folder / LOG})") from None
+            raise TaskFailedError(f"{type(error).__name__}: {error} (see {folder / LOG})") from None
 
 
 def _note_done(folder: Path, arguments: Sequence[str], start: tuple[float, float]) -> float:
@@ -190,6 +194,15 @@ def _short(folder: Path) -> str:
     return "/".join(folder.parts[-3:])
 
 
+def _result(future: Future[float]) -> float:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise IdanimError(
+            "a process died, perhaps for want of memory: try fewer jobs=. The same command goes on where it stopped"
+        ) from error
+
+
 class _Pool:
     """Processes that take the next task as soon as they are free; packages are imported once in each."""
 
@@ -207,7 +220,7 @@ class _Pool:
         Raises:
             IdanimError: it failed.
         """
-        self.say(f"{task.name}: {self.executor.submit(task.work, *task.arguments).result():.0f} s")
+        self.say(f"{task.name}: {_result(self.executor.submit(task.work, *task.arguments)):.0f} s")
 
     def run(self, ready: deque[Task], after: Callable[[Task], list[Task]]) -> dict[str, str]:
         """Do all tasks, and those that `after` names once one is done; returns failures by name."""
@@ -231,12 +244,8 @@ class _Pool:
     def _report(self, task: Task, future: Future[float], failures: dict[str, str]) -> None:
         self.num_done += 1
         try:
-            text = f"{future.result():.0f} s"
-        except BrokenProcessPool as error:
-            raise IdanimError(
-                "a process died, perhaps for want of memory: try fewer jobs=. The same command goes on where it stopped"
-            ) from error
-        except IdanimError as error:
+            text = f"{_result(future):.0f} s"
+        except TaskFailedError as error:
             failures[task.name] = str(error)
             text = f"failed: {error}"
         self.say(f"[{self.num_done}/{self.num_tasks}] {task.name}: {text}")
