@@ -19,7 +19,7 @@ help:
 	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
-	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
+	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
 	@echo "make lint | types             ruff | mypy"
 
 setup: $(VENV)/.installed
@@ -63,7 +63,7 @@ bench-scoring: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py
 
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/curation/test_fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz.py tests/test_hostile_files.py tests/curation/test_fuzz.py
 
 lint: setup
 	$(BIN)/ruff check

@@ -7,7 +7,6 @@ to {"mean", "low", "high", "n"}. Figures of `evaluation/metrics.json` inside a j
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import shutil
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from idanim.config import Run, program
-from idanim.files import atomic_path, write_json
+from idanim.files import atomic_path, read_json, read_text, write_json
 from idanim.metrics.intervals import Interval
 from idanim.metrics.page import data_uri, write_page
 from idanim.metrics.report import number, span
@@ -154,10 +153,12 @@ def read_job(folder: Path, name: str) -> Job:
 
 def _read_overrides(path: Path) -> dict[str, str]:
     try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except yaml.YAMLError as error:
+        lines = yaml.safe_load(read_text(path, max_bytes=2**20)) or []
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise IdanimError(f"{OVERRIDES} can't be read: {error}") from error
-    pairs = (str(line).partition("=") for line in lines)
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise IdanimError(f"{OVERRIDES} can't be read: expected a list of overrides")
+    pairs = (line.partition("=") for line in lines)
     return {key.lstrip("+~"): value.strip("\"'") for key, _, value in pairs}
 
 
@@ -165,8 +166,8 @@ def _read_metrics(path: Path) -> tuple[dict[str, Interval], dict[str, str]]:
     """The figures of a `metrics.json`, and the models that they were scored with."""
     where = path.parent.name + "/" + path.name if path.parent.name == EVALUATION.parent.name else path.name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except IdanimError as error:
         raise IdanimError(f"{where} can't be read: {error}") from error
     summary = content.get("summary") if isinstance(content, dict) else None
     if not isinstance(summary, dict):

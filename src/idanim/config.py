@@ -86,12 +86,25 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
     Raises:
         IdanimError: the component's own complaint, or an argument that it does not take.
     """
+    _refuse_interpolations(node, str(node.get("_target_")))
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, IdanimError | OSError):
             raise error.__cause__ from error
         raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
+
+
+def _refuse_interpolations(node: Any, where: str) -> None:
+    """A resolved node has none left, but text of a file may look like one, and Hydra would look it up."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _refuse_interpolations(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for item in node:
+            _refuse_interpolations(item, where)
+    elif isinstance(node, str) and "${" in node:
+        raise IdanimError(f"{where}={node[:80]!r}: '${{' can't be part of a setting here; write it without")
 
 
 def built_or_plain(value: Any) -> Any:

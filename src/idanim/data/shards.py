@@ -26,6 +26,12 @@ from idanim.files import atomic_path
 from idanim.types import IdanimError
 
 CACHE = Path("~/.cache/idanim/shards").expanduser()
+MAX_MEMBERS = 1_000_000
+MAX_PIXEL_BYTES = 2**30
+MAX_MEMBER_BYTES = {"json": 16 * 2**20}
+"""Ending → bytes of one member at most; any other one has pixels in it."""
+SAMPLE_KEY = re.compile(r"(?!.*(^|/)\.?\.?(/|$))[^\x00-\x1f\x7f\\]{1,400}")
+"""No part of it is empty, so that no path begins with a slash; dots end a key."""
 SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
 
 
@@ -144,10 +150,14 @@ class ShardIndex:
         size = path.stat().st_size
         try:
             with tarfile.open(path, "r:") as tar:
-                for info in tar:
-                    if not info.isfile():
+                for number, info in enumerate(tar):
+                    _check_member(info, f"{path}: member {info.name[:80]!r}")
+                    if number >= MAX_MEMBERS:
+                        raise IdanimError(f"{path}: more than {MAX_MEMBERS:,} members")
+                    tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all, a kilobyte each
+                    if info.isdir():
                         continue
-                    key, _, extension = info.name.partition(".")
+                    key, _, extension = info.name.removeprefix("./").partition(".")
                     if extension in members.setdefault(key, {}):
                         raise IdanimError(f"{path}: sample {key!r} has two members {extension!r}")
                     if info.offset_data + info.size > size:
@@ -161,7 +171,10 @@ class ShardIndex:
                         f"{path}: cut short or damaged: after {len(members)} samples there is neither another one nor "
                         "the end mark of a tar (two empty blocks); copy or make it again"
                     )
-        except tarfile.TarError as error:
+        # A size that no memory holds, or a number that is none.
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
+            if isinstance(error, IdanimError):
+                raise
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
         return cls(path, tuple(members), members)
 
@@ -178,6 +191,27 @@ class ShardIndex:
         with self.path.open("rb") as file:
             for extension in wanted:
                 offset, size = places[extension]
+                if size > MAX_MEMBER_BYTES.get(extension, MAX_PIXEL_BYTES):
+                    raise IdanimError(f"sample {key!r}: member {extension!r} has {size:,} bytes, more than are read")
                 file.seek(offset)
                 members[extension] = file.read(size)
+                if len(members[extension]) < size:
+                    raise IdanimError(f"sample {key!r}: {self.path} got shorter since it was opened; copy it again")
         return members
+
+
+def _check_member(info: tarfile.TarInfo, where: str) -> None:
+    """Let plain files and folders pass, whose names stay inside the archive.
+
+    Raises:
+        IdanimError: a link, a device, a sparse file, or a name that leads elsewhere.
+    """
+    if info.issparse() or not (info.isreg() or info.isdir()):
+        raise IdanimError(f"{where} is no plain file (a link, a device or a sparse file); make the shard again")
+    name = info.name.removeprefix("./").rstrip("/")
+    if info.isreg() and (not SAMPLE_KEY.fullmatch(name.partition(".")[0]) or "/" in name.partition(".")[2]):
+        raise IdanimError(
+            f"{where}: expected <key>.<ending>, with no folder that leads elsewhere and no control character"
+        )
+    if info.size < 0:
+        raise IdanimError(f"{where} has {info.size} bytes")
