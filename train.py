@@ -21,6 +21,7 @@ def main(run: Run) -> None:
     from idanim.training.callbacks import training_callbacks
     from idanim.training.curves import write_summary
     from idanim.training.loggers import csv_logger, finish, quiet_lightning
+    from idanim.training.watch import Watch
 
     quiet_lightning()
     config, output = run.config, run.output
@@ -47,7 +48,7 @@ def main(run: Run) -> None:
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
     clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     previews = PreviewMaker.from_config(config, output, loggers)
-    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
+    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews, Watch(**config["watch"]))
     trainer = build_trainer(config, output, loggers, callbacks)
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)

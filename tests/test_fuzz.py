@@ -25,7 +25,7 @@ from idanim.pictures import decode_picture
 from idanim.types import IdanimError
 from idanim.video import read_frames
 
-NUM_IN_DEFAULT_SUITE, NUM_SLOW = 30, 150
+NUM_IN_DEFAULT_SUITE, NUM_SLOW = 30, 600
 """For each of the eight kinds of files; the videos of curation have their own."""
 MAX_GROWTH_BYTES = 2 * 2**30
 MAX_ERROR_CHARS = 2000

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from idanim.models.checkpoint import write_adapter
 from idanim.training.module import AdapterTraining
+from idanim.training.objective import id_token_share, query_shares
+from idanim.training.watch import FrozenWatch, GradientWatch, IdentityWatch, Watch
 from idanim.types import ClipBatch
 
 Preview = Callable[[AdapterTraining, int], Mapping[str, float]]
@@ -56,9 +58,13 @@ class IdTokenShare(Callback):
         assert isinstance(pl_module, AdapterTraining)
         first = trainer.global_step == 1
         if self.references is not None and (first or is_due(trainer, self.every_n_steps)):
-            share = pl_module.token_share(self.references)
+            tokens = pl_module.id_tokens(self.references)
+            share = id_token_share(tokens)
             pl_module.log("id_token_share", share, prog_bar=True, logger=False)
             log_now(trainer, {"id_token_share": float(share)})
+            for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
+                if isinstance(watch, IdentityWatch):
+                    watch.observe_queries(trainer, query_shares(tokens))
 
 
 class Throughput(Callback):
@@ -129,6 +135,9 @@ def log_now(trainer: Trainer, figures: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
         if figures:
             logger.log_metrics(dict(figures), step=trainer.global_step)
+    for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
+        if isinstance(watch, IdentityWatch):
+            watch.observe(trainer, figures)
 
 
 def is_due(trainer: Trainer, every_n_steps: int) -> bool:
@@ -141,7 +150,7 @@ def is_due(trainer: Trainer, every_n_steps: int) -> bool:
 
 
 def training_callbacks(
-    output: Path, every_n_steps: Mapping[str, int], clips_per_step: int, preview: Preview
+    output: Path, every_n_steps: Mapping[str, int], clips_per_step: int, preview: Preview, watch: Watch
 ) -> list[Callback]:
     """The callbacks of a training run.
 
@@ -150,6 +159,7 @@ def training_callbacks(
         every_n_steps: how often to log, checkpoint, preview and so on.
         clips_per_step: the global batch.
         preview: makes preview videos.
+        watch: what is done when numbers go bad.
     """
     checkpoints = ModelCheckpoint(
         output / "checkpoints",
@@ -162,6 +172,9 @@ def training_callbacks(
     )
     return [
         TQDMProgressBar(),
+        GradientWatch(watch),
+        IdentityWatch(watch),
+        FrozenWatch(watch),
         LearningRateMonitor("step"),
         Throughput(clips_per_step, every_n_steps["log"]),
         IdTokenShare(every_n_steps["id_token_share"]),
