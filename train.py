@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 from idanim.config import Run, build, built_or_plain, program, storable
+from idanim.files import remove_leftovers
+from idanim.types import IdanimError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,7 @@ def main(run: Run) -> None:
     from idanim.models.checkpoint import check_resumable
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
+    from idanim.training.checkpoints import StopSignal
     from idanim.training.curves import write_summary
     from idanim.training.loggers import csv_logger, finish, quiet_lightning
     from idanim.training.watch import Watch
@@ -48,10 +51,18 @@ def main(run: Run) -> None:
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
     clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     previews = PreviewMaker.from_config(config, output, loggers)
-    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews, Watch(**config["watch"]))
+    stop = StopSignal()
+    callbacks = training_callbacks(
+        output, config["every_n_steps"], clips_per_step, previews, Watch(**config["watch"]), stop
+    )
     trainer = build_trainer(config, output, loggers, callbacks)
+    remove_leftovers(last.parent)
     try:
-        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        with stop:
+            trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    except OSError as error:
+        kept = f"{last} is whole" if last.is_file() else "no checkpoint was written yet"
+        raise IdanimError(f"{error}; {kept}. Mend it, and give the same command again") from error
     finally:
         finish(loggers)
     if trainer.is_global_zero:

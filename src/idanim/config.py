@@ -28,7 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
 PATH_KEYS = (
@@ -139,6 +139,9 @@ def program(
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+            except StoppedBySignalError as error:
+                print(error, file=sys.stderr)
+                sys.exit(error.EXIT_STATUS)
             except (IdanimError, HydraException, OmegaConfBaseException, OSError) as error:
                 if os.environ.get("IDANIM_DEBUG"):
                     raise

@@ -39,8 +39,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _sync(path.parent)  # or a power cut might undo the renaming
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems can't, and need not
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes; for a folder that nobody else writes to just now."""
+    for path in folder.glob(".*.part*") if folder.is_dir() else ():
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

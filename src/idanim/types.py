@@ -27,6 +27,12 @@ class IdanimError(ValueError):
     """
 
 
+class StoppedBySignalError(IdanimError):
+    """A run that was told to end, and goes on with the same command; its exit status is `EXIT_STATUS`."""
+
+    EXIT_STATUS = 75  # "temporary failure; try again" of sysexits.h
+
+
 def listed(names: Collection[object], most: int = 5) -> str:
     """Names for an error text, sorted, no more than a few of them: "a, b and 7 more"."""
     shown = ", ".join(str(name)[:60] for name in sorted(names, key=str)[:most])

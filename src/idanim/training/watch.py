@@ -119,7 +119,7 @@ class GradientWatch(Callback):
         assert isinstance(pl_module, AdapterTraining)
         gradients = [p.grad for p in pl_module.adapter.parameters() if p.grad is not None]
         measured = torch.nn.utils.get_total_norm(gradients)
-        pl_module.log("train/grad_norm", measured)
+        pl_module.log("train/grad_norm", measured, logger=False)
         norm = float(measured)
         if norm != norm or norm == float("inf"):
             if trainer.scaler is None:  # in half precision the scaler leaves such steps out
