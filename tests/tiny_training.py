@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from drawn_people import NUM_FRAMES, SIZE_PX
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from idanim.data import references
 from idanim.data.datamodule import ClipDataModule
 from idanim.models.adapter import FaceAdapter
 from idanim.models.tiny import tiny_backbone, tiny_encoder
 from idanim.training.callbacks import AdapterFile
+from idanim.training.checkpoints import Checkpoints
 from idanim.training.module import AdapterTraining
 
 CONFIG = {"choices": {}, "values": {"seed": 0}}
@@ -37,19 +37,20 @@ def make_data(shards: Path, **changes) -> ClipDataModule:
 def fit(
     module: AdapterTraining, data: ClipDataModule, steps: int, folder: Path, ckpt: Path | None = None, **options
 ) -> Trainer:
-    callbacks = [ModelCheckpoint(folder, save_last=True, every_n_train_steps=1), AdapterFile(folder)]
+    default = [Checkpoints(folder, every_n_steps=1), AdapterFile(folder)]
+    callbacks = options.pop("own_callbacks", default) + options.pop("callbacks", [])
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
-        logger=False,
-        callbacks=callbacks + options.pop("callbacks", []),
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        limit_val_batches=0,
         gradient_clip_val=1.0,
         default_root_dir=folder,
-        **options,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        **{"logger": False, "limit_val_batches": 0} | options,
     )
     trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     return trainer

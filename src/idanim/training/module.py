@@ -77,10 +77,10 @@ class AdapterTraining(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """One step of Eq. 3."""
         loss, identity = self._losses(self.adapter, batch)
-        self.log("train/loss", loss, prog_bar=True, logger=False)  # `StepFigures` writes it down
+        self.log("train/loss", loss, prog_bar=True, logger=False, sync_dist=True)  # `StepFigures` writes it down
         if identity is None:
             return loss
-        self.log("train/identity_loss", identity, prog_bar=True, logger=False)
+        self.log("train/identity_loss", identity, prog_bar=True, logger=False, sync_dist=True)
         return loss + identity
 
     def _losses(self, adapter: FaceAdapter, batch: ClipBatch) -> tuple[Tensor, Tensor | None]:
