@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 
 from idanim.config import Run, build, built_or_plain, program, storable
-from idanim.files import remove_leftovers
-from idanim.types import IdanimError
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +19,7 @@ def main(run: Run) -> None:
     from idanim.models.checkpoint import check_resumable
     from idanim.previews import PreviewMaker
     from idanim.training.callbacks import training_callbacks
-    from idanim.training.checkpoints import StopSignal
+    from idanim.training.checkpoints import StopSignal, fit
     from idanim.training.curves import write_summary
     from idanim.training.loggers import csv_logger, finish, quiet_lightning
     from idanim.training.watch import Watch
@@ -56,13 +54,9 @@ def main(run: Run) -> None:
         output, config["every_n_steps"], clips_per_step, previews, Watch(**config["watch"]), stop
     )
     trainer = build_trainer(config, output, loggers, callbacks)
-    remove_leftovers(last.parent)
     try:
         with stop:
-            trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-    except OSError as error:
-        kept = f"{last} is whole" if last.is_file() else "no checkpoint was written yet"
-        raise IdanimError(f"{error}; {kept}. Mend it, and give the same command again") from error
+            fit(trainer, module, data, ckpt, last)
     finally:
         finish(loggers)
     if trainer.is_global_zero:

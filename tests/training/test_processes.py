@@ -18,6 +18,7 @@ from tiny_training import fit, make_data, make_module
 from idanim.models.checkpoint import read_adapter
 from idanim.training.callbacks import AdapterFile
 from idanim.training.checkpoints import Checkpoints
+from idanim.training.sharding import ShardedBackboneStrategy
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -48,10 +49,12 @@ def recorded(folder: Path) -> tuple[list[float], list[list[tuple]]]:
     return losses, samples
 
 
-def train(shards: Path, folder: Path, devices: int, workers: int = 0, steps: int = STEPS) -> dict[str, torch.Tensor]:
+def train(
+    shards: Path, folder: Path, devices: int, workers: int = 0, steps: int = STEPS, strategy: object = "ddp_fork"
+) -> dict[str, torch.Tensor]:
     last = folder / "checkpoints" / "last.ckpt"
     own = [Record(folder / "record"), Checkpoints(last.parent, 1), AdapterFile(folder)]
-    options = {"devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto", "own_callbacks": own}
+    options = {"devices": devices, "strategy": strategy if devices > 1 else "auto", "own_callbacks": own}
     data = make_data(shards, batch_size=BATCH, num_workers=workers)
     fit(make_module(), data, steps, folder, last if last.is_file() else None, log_every_n_steps=1, **options)
     return read_adapter(folder / "adapter.safetensors").state
@@ -90,6 +93,22 @@ def test_a_run_goes_on_with_another_number_of_processes(
 ) -> None:
     train(shards, tmp_path, first, steps=2)
     assert_same(tmp_path, train(shards, tmp_path, then), alone)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_backbone_that_is_shared_out_changes_nothing(
+    shards: Path, alone: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    def strategy() -> ShardedBackboneStrategy:
+        return ShardedBackboneStrategy(min_layer_parameters=1000, start_method="fork", process_group_backend="gloo")
+
+    train(shards, tmp_path, 2, steps=2, strategy=strategy())
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert set(last["state_dict"]) == set(alone[1])  # the adapter alone, whole
+    state = train(shards, tmp_path, 2, strategy=strategy())  # goes on, shared out again
+    assert_same(tmp_path, state, alone)
+    train(shards, tmp_path / "plain", 2, steps=2, strategy=strategy())
+    assert_same(tmp_path / "plain", train(shards, tmp_path / "plain", 1), alone)  # or on one device
 
 
 SMALL = [

@@ -15,6 +15,7 @@ from idanim.models.checkpoint import write_adapter
 from idanim.training.checkpoints import Checkpoints, StopSignal, is_stepped
 from idanim.training.module import AdapterTraining
 from idanim.training.objective import id_token_share, query_shares
+from idanim.training.sharding import is_sharded
 from idanim.training.watch import FrozenWatch, GradientWatch, IdentityWatch, Watch
 from idanim.types import ClipBatch
 
@@ -122,9 +123,10 @@ class Previews(Callback):
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Generate at the interval and at the last step, on the first device."""
+        """Generate at the interval and at the last step, on the first device; on all where they share the backbone."""
         assert isinstance(pl_module, AdapterTraining)
-        if is_due(trainer, self.every_n_steps) and trainer.is_global_zero:
+        takes_part = trainer.is_global_zero or is_sharded(trainer.strategy)
+        if is_due(trainer, self.every_n_steps) and takes_part:
             log_now(trainer, self.preview(pl_module, trainer.global_step))
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from lightning import LightningModule, Trainer
+import torch.distributed as dist
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from idanim.files import remove_leftovers
 from idanim.types import IdanimError, StoppedBySignalError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -139,6 +141,31 @@ class Checkpoints(Checkpoint):
                 "room or allow writing, and give the same command again"
             ) from error
         self.saved_step = trainer.global_step
+
+
+def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, ckpt: Path | None, last: Path) -> None:
+    """Train; errors from outside of the program are told in words.
+
+    Args:
+        trainer: with callbacks.
+        module: what learns.
+        data: the clips.
+        ckpt: to go on from.
+        last: where checkpoints of this run lie.
+
+    Raises:
+        IdanimError: the disk is full or gone, or another process of the job ended.
+    """
+    remove_leftovers(last.parent)
+    try:
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if not isinstance(error, OSError) and not (trainer.world_size > 1 and is_lost):
+            raise
+        kept = f"{last} is whole" if last.is_file() else "no checkpoint was written yet"
+        what = f"another process of this job ended or can't be reached ({error})" if is_lost else str(error)
+        raise IdanimError(f"{what}; {kept}. Mend it, and give the same command again") from error
 
 
 def is_stepped(trainer: Trainer) -> bool:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from idanim.training.module import AdapterTraining
 from idanim.types import ClipBatch, IdanimError, listed
@@ -245,6 +246,8 @@ def digest(module: nn.Module) -> str:
 
 def _bit_sum(tensor: Tensor) -> int:
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    if isinstance(tensor, DTensor):  # of a shared-out backbone: this device's share
+        tensor = tensor.to_local()
     bits = tensor.detach().contiguous().reshape(-1).view(whole)
     total = 0
     for start, part in enumerate(bits.split(2**22)):  # bounded memory
