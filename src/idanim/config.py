@@ -60,6 +60,9 @@ TEXT_KEYS = (
 )
 """Keys whose value is taken letter by letter, unless it is a [list] or `null`."""
 
+NO_REPORTS = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Libraries report nothing of their use, unless the environment says otherwise; W&B has its own setting, `logger=`."""
+
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
 
 
@@ -133,6 +136,8 @@ def program(
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # advice to install more
+            for name, value in NO_REPORTS.items():
+                os.environ.setdefault(name, value)
             try:
                 sys.argv[1:] = plain_arguments(sys.argv[1:], positional, aliases)
                 check_overrides(config_name, sys.argv[1:])
