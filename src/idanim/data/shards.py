@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import fsspec
 from braceexpand import braceexpand
 
+from idanim.data.remote import cached, index_file, is_remote, make_local
 from idanim.data.sample import ClipSample, to_members
-from idanim.files import atomic_path
+from idanim.files import atomic_path, read_json, write_json
 from idanim.types import IdanimError
 
-CACHE = Path("~/.cache/idanim/shards").expanduser()
 MAX_MEMBERS = 1_000_000
 MAX_PIXEL_BYTES = 2**30
 MAX_MEMBER_BYTES = {"json": 16 * 2**20}
@@ -55,7 +54,7 @@ def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
-        if path.is_file():
+        if path.is_file() or is_remote(path):
             tars = [path]
         elif path.is_dir():
             tars = sorted(path.glob("*.tar"))
@@ -81,22 +80,11 @@ def _local(place: str) -> list[str]:
     """
     if "://" not in place:
         return [place]
-    paths = []
-    for url in braceexpand(place):
-        parent, _, name = url.rpartition("/")
-        cache = CACHE / hashlib.sha256(parent.encode()).hexdigest()[:16]
-        if not (cache / name).is_file():
-            try:
-                with (
-                    fsspec.open(url, "rb") as source,
-                    atomic_path(cache / name) as temporary,
-                    temporary.open("wb") as target,
-                ):
-                    shutil.copyfileobj(source, target)
-            except (OSError, ValueError, ImportError) as error:
-                raise IdanimError(f"data.shards: {url} can't be fetched: {error}") from error
-        paths.append(str(cache / name))
-    return paths
+    paths = [cached(url) for url in braceexpand(place)]
+    for path in paths:
+        if not index_file(path).is_file():
+            ShardIndex.scan(path)  # at once, while it is there
+    return [str(path) for path in paths]
 
 
 def _split_of(path: Path) -> str:
@@ -146,6 +134,16 @@ class ShardIndex:
         Raises:
             IdanimError: not a tar file, truncated, or a key that appears twice.
         """
+        if is_remote(path) and (stored := _read_index(path)) is not None:
+            return cls(path, tuple(stored), stored)
+        make_local(path)
+        members = cls._members_of(path)
+        if is_remote(path):
+            write_json(index_file(path), members)
+        return cls(path, tuple(members), members)
+
+    @staticmethod
+    def _members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
         members: dict[str, dict[str, tuple[int, int]]] = {}
         size = path.stat().st_size
         try:
@@ -176,7 +174,7 @@ class ShardIndex:
             if isinstance(error, IdanimError):
                 raise
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
-        return cls(path, tuple(members), members)
+        return members
 
     @cached_property
     def digest(self) -> str:
@@ -188,7 +186,7 @@ class ShardIndex:
         places = self.members[key]
         wanted = [e for e in (extensions if extensions is not None else places) if e in places]
         members: dict[str, Any] = {"__key__": key}
-        with self.path.open("rb") as file:
+        with self._open() as file:
             for extension in wanted:
                 offset, size = places[extension]
                 if size > MAX_MEMBER_BYTES.get(extension, MAX_PIXEL_BYTES):
@@ -198,6 +196,29 @@ class ShardIndex:
                 if len(members[extension]) < size:
                     raise IdanimError(f"sample {key!r}: {self.path} got shorter since it was opened; copy it again")
         return members
+
+    def _open(self) -> BinaryIO:
+        """The tar, fetched again where it had to make room in the cache."""
+        for _ in range(3):
+            make_local(self.path)
+            try:
+                file = self.path.open("rb")
+            except FileNotFoundError:  # it made room just now
+                continue
+            if is_remote(self.path):
+                os.utime(self.path)  # what is read stays longest
+            return file
+        raise IdanimError(
+            f"{self.path}: it is not there, or removed again and again; a larger IDANIM_CACHE_GB may help"
+        )
+
+
+def _read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]] | None:
+    try:
+        stored = read_json(index_file(path))
+        return {key: {ext: (int(at), int(size)) for ext, (at, size) in m.items()} for key, m in stored.items()}
+    except (OSError, IdanimError, ValueError, TypeError, AttributeError):
+        return None  # not there or not ours: the shard is looked at again
 
 
 def _check_member(info: tarfile.TarInfo, where: str) -> None:
