@@ -5,12 +5,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
+export KILLS VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
+.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
+	@echo "make crash-test [KILLS=200]   kill the programs at random moments, compare what they leave; an hour"
 	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
 	@echo "make lint | types             ruff | mypy"
 
@@ -64,6 +65,9 @@ bench-scoring: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz.py tests/test_hostile_files.py tests/curation/test_fuzz.py
+
+crash-test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/crash.py --kills $${KILLS:-200}
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """Shards under URLs: fetched when they are read, kept in a local cache of bounded size.
 
-Any scheme that fsspec knows (http, https; s3 with the extra `remote`; …). In the cache, a shard `<name>.tar` has beside
+Any scheme that fsspec knows (http, https; s3 where s3fs is installed; …). In the cache, a shard `<name>.tar` has beside
 it `<name>.url`, where it comes from, and `<name>.index`, what is in it: both stay when the shard itself makes room.
 Where the remote folder holds `SHA256SUMS` (as `sha256sum *.tar > SHA256SUMS` writes it), content is held against it.
 
