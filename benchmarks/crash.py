@@ -315,8 +315,9 @@ def crash(program: Program, kills: int, output: Path, rng: np.random.Generator) 
     while tally.kills < kills:
         tally.rounds += 1
         folder, log = output / f"round_{tally.rounds}", output / f"round_{tally.rounds}.log"
-        for _ in range(min(int(rng.integers(1, MAX_KILLS_A_ROUND + 1)), kills - tally.kills)):
-            status = run(program.arguments(folder), log, float(rng.uniform(0, 1.05 * seconds)))
+        for again in range(min(int(rng.integers(1, MAX_KILLS_A_ROUND + 1)), kills - tally.kills)):
+            moment = float(rng.uniform(0, 1.05 * seconds)) / (1 + again)  # less and less is left to do
+            status = run(program.arguments(folder), log, moment)
             if status is None:
                 tally.kills += 1
             elif status:

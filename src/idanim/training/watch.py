@@ -127,8 +127,8 @@ class GradientWatch(Callback):
                 loss = float("nan") if self.loss is None else float(self.loss)
                 text = (
                     f"the gradient's norm is {norm}, the loss {loss:g}; clips of the step: {listed(self.keys)}. "
-                    "The weights are those of the step before. Go on from checkpoints/last.ckpt with a lower "
-                    "training.optimizer.lr, or with trainer.precision=32-true"
+                    "The weights are those of the step before. The same command with trainer.precision=32-true or a "
+                    "smaller trainer.gradient_clip_val goes on; a lower training.optimizer.lr needs another output="
                 )
                 self.watch.act(trainer, "not_finite", text)
             return
