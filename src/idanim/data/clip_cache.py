@@ -156,7 +156,7 @@ class ClipCache:
             raise IdanimError(self.broken(shard).get(key, f"no {self.kind} of it in {self.path(shard)}"))
         return file.get_tensor(f"{key}/{name}")
 
-    def misshapen(self, shard: ShardIndex, key: str, found: Sequence[int], expected: Sequence[int]) -> IdanimError:
+    def misshapen(self, shard: ShardIndex, key: str, found: Sequence[int], expected: Sequence[object]) -> IdanimError:
         """What to raise when a stored tensor has another shape than it should."""
         return IdanimError(
             f"sample {key!r}: its {self.kind} in {self.path(shard)} have shape {tuple(found)}, expected "

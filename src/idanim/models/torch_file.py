@@ -136,12 +136,12 @@ class _Inert:
         raise pickle.UnpicklingError(f"a state for {self.name}")
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]  # the one in C makes room for as much as it is told
+class _Reader(pickle._Unpickler):
     """Goes through a pickle without making anything that it describes."""
 
     dispatch = {  # noqa: RUF012 (as in the parent)
         code: method
-        for code, method in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, method in pickle._Unpickler.dispatch.items()
         if bytes([code])
         not in (
             pickle.BYTEARRAY8,
