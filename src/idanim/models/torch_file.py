@@ -137,7 +137,10 @@ class _Inert:
 
 
 class _Reader(pickle._Unpickler):
-    """Goes through a pickle without making anything that it describes."""
+    """Goes through a pickle without making anything that it describes.
+
+    In Python, as the reader in C makes room for as much as a file tells it to.
+    """
 
     dispatch = {  # noqa: RUF012 (as in the parent)
         code: method
