@@ -5,14 +5,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export MINUTES VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
+export MINUTES KILLS VIDEOS STEPS OUTPUT THREADS FACES_ROOT FACES_PACK
 STUDY ?= random_ref
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo study studies results study-data bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz lint format types clean
+.PHONY: help setup demo study studies results study-data bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -26,7 +26,8 @@ help:
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
 	@echo "make notebooks                execute the notebooks and store their outputs; a minute"
-	@echo "make fuzz                     hundreds of damaged videos through curation; minutes"
+	@echo "make crash-test [KILLS=200]   kill the programs at random moments, compare what they leave; an hour"
+	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
 	@echo "make lint | types             ruff | mypy"
 
 setup: $(VENV)/.installed
@@ -97,7 +98,10 @@ load-test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py --minutes $${MINUTES:-10}
 
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/curation/test_fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz.py tests/test_hostile_files.py tests/curation/test_fuzz.py
+
+crash-test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/crash.py --kills $${KILLS:-200}
 
 lint: setup
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "idanim"
 BASE = {"types", "files"}
 MAY_IMPORT = {
     "types": set(),
-    "files": set(),
+    "files": {"types"},
     "config": {"types"},
     "pictures": {"types"},
     "video": {"types", "video_frame", "video_part"},

@@ -30,7 +30,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
 PATH_KEYS = (
@@ -66,6 +66,8 @@ TEXT_KEYS = (
 
 SHORT_NAMES = {"launcher": "hydra/launcher"}
 """Other names of keys, in every program."""
+NO_REPORTS = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Libraries report nothing of their use, unless the environment says otherwise; W&B has its own setting, `logger=`."""
 
 _ASSIGNMENT = re.compile(r"^(?P<key>[+~]{0,2}[A-Za-z_][\w.@/\-]*)=(?P<value>.*)$", re.DOTALL)
 
@@ -95,12 +97,25 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
     Raises:
         IdanimError: the component's own complaint, or an argument that it does not take.
     """
+    _refuse_interpolations(node, str(node.get("_target_")))
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, IdanimError | OSError):
             raise error.__cause__ from error
         raise IdanimError(f"{node.get('_target_')}: {error.__cause__ or error}") from error
+
+
+def _refuse_interpolations(node: Any, where: str) -> None:
+    """A resolved node has none left, but text of a file may look like one, and Hydra would look it up."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _refuse_interpolations(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for item in node:
+            _refuse_interpolations(item, where)
+    elif isinstance(node, str) and "${" in node:
+        raise IdanimError(f"{where}={node[:80]!r}: '${{' can't be part of a setting here; write it without")
 
 
 def built_or_plain(value: Any) -> Any:
@@ -129,12 +144,17 @@ def program(
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # advice to install more
+            for name, value in NO_REPORTS.items():
+                os.environ.setdefault(name, value)
             try:
                 sys.argv[1:] = plain_arguments(sys.argv[1:], positional, aliases)
                 check_overrides(config_name, sys.argv[1:])
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+            except StoppedBySignalError as error:
+                print(error, file=sys.stderr)
+                sys.exit(error.EXIT_STATUS)
             except (IdanimError, HydraException, OmegaConfBaseException, OSError) as error:
                 if os.environ.get("IDANIM_DEBUG"):
                     raise

@@ -6,7 +6,6 @@ to {"mean", "low", "high", "n"}. Figures of `evaluation/metrics.json` inside a j
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from idanim.files import read_json, read_text
 from idanim.metrics.identity import normalised_position
 from idanim.metrics.intervals import Interval
 from idanim.types import IdanimError
@@ -159,7 +159,7 @@ def read_identities(path: Path, summary: Mapping[str, Interval]) -> dict[str, di
         path: `metrics.json` of the evaluation.
         summary: its figures, for floor and ceiling.
     """
-    rows = json.loads(path.read_text(encoding="utf-8")).get("identities", [])
+    rows = read_json(path).get("identities", [])
     main = [row for row in rows if row["system"] == rows[0]["system"]]
     names = [name for name in (main[0] if main else {}) if name not in ("system", "identity", "num_videos")]
     values = {name: {row["identity"]: row[name] for row in main} for name in names}
@@ -175,10 +175,12 @@ def read_identities(path: Path, summary: Mapping[str, Interval]) -> dict[str, di
 
 def _read_overrides(path: Path) -> dict[str, str]:
     try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except yaml.YAMLError as error:
+        lines = yaml.safe_load(read_text(path, max_bytes=2**20)) or []
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise IdanimError(f"{OVERRIDES} can't be read: {error}") from error
-    pairs = (str(line).partition("=") for line in lines)
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise IdanimError(f"{OVERRIDES} can't be read: expected a list of overrides")
+    pairs = (line.partition("=") for line in lines)
     return {key.lstrip("+~"): value.strip("\"'") for key, _, value in pairs}
 
 
@@ -186,8 +188,8 @@ def _read_metrics(path: Path) -> tuple[dict[str, Interval], dict[str, str]]:
     """The figures of a `metrics.json`, and the models that they were scored with."""
     where = path.parent.name + "/" + path.name if path.parent.name == EVALUATION.parent.name else path.name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except IdanimError as error:
         raise IdanimError(f"{where} can't be read: {error}") from error
     summary = content.get("summary") if isinstance(content, dict) else None
     if not isinstance(summary, dict):

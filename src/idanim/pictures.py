@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,8 +16,11 @@ from idanim.types import IdanimError, UInt8Array
 MAX_PIXELS = 150_000_000
 """Larger pictures are refused; Pillow itself refuses those above 178 million."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
+"""What is read. Pillow knows more: for PostScript it would start another program, whose language can do anything."""
 
-def decode_picture(content: bytes, name: str) -> UInt8Array:
+
+def decode_picture(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Decode a picture of any common format to [H, W, 3] uint8 RGB, turned as its EXIF data says.
 
     Where it is transparent it is white; 16-bit grey is scaled to 8 bits.
@@ -23,20 +28,43 @@ def decode_picture(content: bytes, name: str) -> UInt8Array:
     Args:
         content: the file's bytes.
         name: what to call it in an error.
+        max_pixels: larger ones are refused, before anything is decoded.
 
     Raises:
-        IdanimError: not a picture, damaged, or absurdly large.
+        IdanimError: not a picture of one of `FORMATS`, damaged, or absurdly large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is our own limit
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=_known_formats())
         with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise IdanimError(f"{name}: {image.width} × {image.height} pixels, at most {MAX_PIXELS:,} are read")
+            if image.width * image.height > max_pixels or not image.width or not image.height:
+                size = f"{image.width} × {image.height}"
+                raise IdanimError(f"{name}: {size} pixels, at least one and at most {max_pixels:,} are read")
             return np.array(_rgb(ImageOps.exif_transpose(image)))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except IdanimError:
+        raise
+    # What Pillow's readers of damaged files are known to raise; the last ones by their arithmetic on wrong sizes.
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        struct.error,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        MemoryError,
+        AttributeError,
+    ) as error:
         raise IdanimError(f"{name}: not a readable picture ({error})") from error
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in every build
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -16,8 +16,10 @@ from idanim.models.checkpoint import check_resumable
 from idanim.previews import PreviewMaker
 from idanim.trained_judge import used_recognisers
 from idanim.training.callbacks import training_callbacks
+from idanim.training.checkpoints import StopSignal, fit
 from idanim.training.curves import write_summary
 from idanim.training.loggers import csv_logger, finish, log_config, log_summary, quiet_lightning
+from idanim.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +51,15 @@ def train(run: Run) -> None:
     clips_per_step = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     wants_previews = config["every_n_steps"]["preview"] is not None
     previews = PreviewMaker.from_config(config, output, loggers) if wants_previews else None
-    callbacks = training_callbacks(output, config["every_n_steps"], clips_per_step, previews)
+    stop = StopSignal()
+    callbacks = training_callbacks(
+        output, config["every_n_steps"], clips_per_step, previews, Watch(**config["watch"]), stop
+    )
     trainer = build_trainer(config, output, loggers, callbacks)
     try:
         log_config(loggers, storable(run)["values"])
-        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+        with stop:
+            fit(trainer, module, data, ckpt, last)
         if trainer.is_global_zero:
             log_summary(loggers, write_summary(output, {"config": storable(run), "steps": trainer.global_step}))
     finally:

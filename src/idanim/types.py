@@ -8,6 +8,7 @@ L text tokens · Q id tokens (facial latent queries) · N encoder tokens · D fe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,18 @@ class IdanimError(ValueError):
 
     Entry points print its text without a traceback.
     """
+
+
+class StoppedBySignalError(IdanimError):
+    """A run that was told to end, and goes on with the same command; its exit status is `EXIT_STATUS`."""
+
+    EXIT_STATUS = 75  # "temporary failure; try again" of sysexits.h
+
+
+def listed(names: Collection[object], most: int = 5) -> str:
+    """Names for an error text, sorted, no more than a few of them: "a, b and 7 more"."""
+    shown = ", ".join(str(name)[:60] for name in sorted(names, key=str)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 class ClipBatch(NamedTuple):

@@ -35,6 +35,15 @@ GOP_FRAMES = 12
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 """Frame rates outside are a broken header."""
 
+MAX_FRAME_PIXELS = 70_000_000
+"""Of one frame; 8K has 33 million. A header may ask for any size, whatever the file holds."""
+
+MAX_ARRAY_BYTES = 8 * 2**30
+"""Of all frames that are wanted in memory at once."""
+
+FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,mpegts,ogg,flv,asf,gif,webp_pipe,ivf,h264,hevc,m4v,mjpeg"
+"""FFmpeg's names. Of the others some read what a file names (playlists, lists of files, descriptions of streams)."""
+
 TIME_TOLERANCE_S = 1e-3
 """Time stamps are rounded to the container's clock."""
 _EXIF_DESCRIPTION = 0x010E
@@ -63,7 +72,7 @@ class UnreadableVideoError(UnusableVideoError):
     """A video that can't be read.
 
     The reason: one of "file_not_readable", "empty_file", "not_a_video", "truncated", "no_video_stream",
-    "no_frames", "corrupt".
+    "no_frames", "corrupt", "too_large".
     """
 
 
@@ -142,6 +151,7 @@ class VideoReader:
             if not self._container.streams.video:
                 raise UnreadableVideoError("no_video_stream", f"{self._name}: has no picture, only sound or data")
             self._stream = self._container.streams.video[0]
+            self._refuse_huge_frames(self._stream.codec_context)
             self._stream.thread_count = threads
             self._rate = _frame_rate(self._stream)
             self._pixel_shape = pixel_shape(self._stream)
@@ -153,6 +163,13 @@ class VideoReader:
             self.first_s = self._last_s = self._first.time_s
             self.info = self._describe(self._first)
             on_error.pop_all()
+
+    def _refuse_huge_frames(self, size: Any) -> None:
+        """Of a codec or of a frame, which may change its size midway."""
+        width, height = size.width or 0, size.height or 0
+        if width * height > MAX_FRAME_PIXELS:
+            text = f"{self._name}: frames of {width} × {height} pixels, at most {MAX_FRAME_PIXELS:,} are read"
+            raise UnreadableVideoError("too_large", text, width * height, MAX_FRAME_PIXELS)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -221,7 +238,9 @@ class VideoReader:
             for packet in self._container.demux(self._stream):
                 cut_short = packet.is_corrupt  # the file ended inside the packet
                 self._num_packets += packet.size > 0
-                yield from packet.decode()
+                for frame in packet.decode():
+                    self._refuse_huge_frames(frame)
+                    yield frame
         except av.FFmpegError as error:
             reason = "truncated" if cut_short else "corrupt"
             text = f"{self._name}: decoding stopped after {self.num_decoded} frames ({error.strerror})"
@@ -287,7 +306,10 @@ def _frame_rate(stream: av.VideoStream) -> Fraction:
 def _open(source: Source, name: str) -> av.container.InputContainer:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        return av.open(file, mode="r", metadata_errors="replace")  # a title in another encoding is no reason to fail
+        # A title in another encoding is no reason to fail.
+        return av.open(file, mode="r", metadata_errors="replace", options={"format_whitelist": FORMATS})
+    except av.ArgumentError as error:
+        raise UnreadableVideoError("not_a_video", f"{name}: none of the formats that are read ({FORMATS})") from error
     except OSError as error:
         raise UnreadableVideoError("file_not_readable", f"{name}: {error.strerror}") from error
     except av.FFmpegError as error:
@@ -323,10 +345,17 @@ def read_frames(source: Source, indices: Iterable[int] | None = None) -> UInt8Ar
         indices: rising frame indices, all of them by default.
 
     Raises:
-        UnreadableVideoError: see its `reason`; "no_frames" when a wanted index lies behind the end.
+        UnreadableVideoError: see its `reason`; "too_large" where they would not fit into memory, "no_frames" when a
+            wanted index lies behind the end.
     """
     wanted = None if indices is None else list(indices)
-    frames = [rgb for _, rgb in decode(source, wanted)]
+    frames, num_bytes = [], 0
+    for _, rgb in decode(source, wanted):
+        frames.append(rgb)
+        num_bytes += rgb.nbytes
+        if num_bytes > MAX_ARRAY_BYTES:
+            text = f"{len(frames)} frames need more than the {MAX_ARRAY_BYTES:,} bytes that are read at once"
+            raise UnreadableVideoError("too_large", text, num_bytes, MAX_ARRAY_BYTES)
     if not frames or (wanted is not None and len(frames) < len(wanted)):
         expected = "any" if wanted is None else str(len(wanted))
         name = "video" if isinstance(source, bytes) else str(source)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from hostile_videos import KINDS, flip_bits
+from damage import KINDS, flip_bits
 from omegaconf import OmegaConf
 from square_faces import draw, person, write_mp4
 from video_files import write_video

@@ -45,7 +45,7 @@ def test_splits_are_told_by_name(tmp_path: Path) -> None:
 
 
 def test_urls_are_copied_to_a_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("idanim.data.shards.CACHE", tmp_path / "cache")
+    monkeypatch.setenv("IDANIM_CACHE", str(tmp_path / "cache"))
     for number in range(3):
         write_shard(tmp_path / f"train-{number:06d}.tar", [make_sample(number)])
     url = f"file://{tmp_path}/train-{{000000..000002}}.tar"

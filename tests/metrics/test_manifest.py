@@ -78,7 +78,7 @@ def test_the_same_row_twice_counts_once(tmp_path):
         ([FULL | {"prompt": " "}], r"line 1: empty or missing \['prompt'\]"),
         ([{"path": "1.mp4", "person": "ann"}], r"empty or missing \['prompt'\]"),
         ([FULL, FULL | {"path": ""}], r"line 2: empty or missing \['path'\]"),
-        ([FULL | {"sed": 1}], r"unknown \['sed'\].*columns are path, prompt, person"),
+        ([FULL | {"sed": 1}], r"unknown \[sed\].*columns are path, prompt, person"),
         ([FULL | {"seed": "1"}], r"of the wrong kind \['seed'\]"),
         ([FULL | {"seed": True}], r"of the wrong kind \['seed'\]"),
         ([FULL, FULL | {"seed": 4}], "line 2: a/1.mp4 stands there twice, and the rows differ"),

@@ -2,65 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from drawn_people import NUM_FRAMES, SIZE_PX
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_training import CONFIG, equal, fit, make_data, make_module
 
-from idanim.data import references
-from idanim.data.datamodule import ClipDataModule
 from idanim.models.adapter import FaceAdapter
 from idanim.models.checkpoint import read_adapter
-from idanim.models.tiny import tiny_backbone, tiny_encoder
-from idanim.training.callbacks import AdapterFile, IdTokenShare
-from idanim.training.module import AdapterTraining
+from idanim.training.callbacks import IdTokenShare
 from idanim.training.resume import changed_settings
+from idanim.training.watch import GradientWatch, Watch
 from idanim.types import ClipBatch, IdanimError
-
-CONFIG = {"choices": {}, "values": {"seed": 0}}
-
-
-def make_module(lr: float = 1e-3, num_queries: int = 4, **changes) -> AdapterTraining:
-    backbone, encoder = tiny_backbone(), tiny_encoder(image_size=32)
-    torch.manual_seed(0)
-    adapter = FaceAdapter(backbone, encoder.feature_dim, num_queries, depth=1, dim_head=8, heads=2)
-    optimizer = partial(torch.optim.AdamW, lr=lr)
-    return AdapterTraining(backbone, encoder, adapter, optimizer, **{"stored_config": CONFIG} | changes)
-
-
-def make_data(shards: Path, **changes) -> ClipDataModule:
-    options = {"batch_size": 2, "num_frames": NUM_FRAMES, "height": SIZE_PX, "width": SIZE_PX}
-    module = tiny_backbone()
-    return ClipDataModule(str(shards), module, references.random_reference, 32, **options | changes)
-
-
-def fit(
-    module: AdapterTraining, data: ClipDataModule, steps: int, folder: Path, ckpt: Path | None = None, **options
-) -> Trainer:
-    callbacks = [ModelCheckpoint(folder, save_last=True, every_n_train_steps=1), AdapterFile(folder)]
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        callbacks=callbacks + options.pop("callbacks", []),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        gradient_clip_val=1.0,
-        default_root_dir=folder,
-        **options,
-    )
-    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-    return trainer
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -189,5 +142,5 @@ def test_token_share_is_logged(shards: Path, tmp_path: Path) -> None:
 
 
 def test_gradient_norm_is_logged_before_clipping(shards: Path, tmp_path: Path) -> None:
-    trainer = fit(make_module(), make_data(shards), 1, tmp_path)
+    trainer = fit(make_module(), make_data(shards), 1, tmp_path, callbacks=[GradientWatch(Watch())])
     assert float(trainer.callback_metrics["train/grad_norm"]) > 0

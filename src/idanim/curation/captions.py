@@ -16,8 +16,9 @@ from idanim.captioning.caption import STATES, USABLE, ClipCaptions
 from idanim.captioning.captioner import Captioner
 from idanim.curation.decision import RejectedError
 from idanim.curation.results import Result
-from idanim.curation.sources import SourceVideo
+from idanim.curation.sources import MAX_SIDECAR_BYTES, SourceVideo
 from idanim.data.sample import CAPTION_KINDS
+from idanim.files import parse_json, read_text
 
 UNCAPTIONED = "A video of a person."
 """Caption of a clip that was given none, until it is captioned."""
@@ -56,8 +57,8 @@ def read_sidecar(video: SourceVideo) -> Sidecar:
     identity = None
     for path in video.sidecars:
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            content = json.loads(text) if path.suffix == ".json" else {"unified": text}
+            text = read_text(path, MAX_SIDECAR_BYTES)
+            content = parse_json(text, path.name) if path.suffix == ".json" else {"unified": text}
             json.dumps(content, ensure_ascii=False).encode()  # JSON can name half characters, which no file holds
         except (OSError, ValueError, RecursionError) as error:
             raise RejectedError("bad_sidecar", f"{path.name}: can't be read ({error})") from error

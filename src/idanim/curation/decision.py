@@ -16,6 +16,7 @@ REASONS = {
     "truncated": "the file ends before the video does",
     "no_video_stream": "sound or data only",
     "no_frames": "no frame can be decoded",
+    "too_large": "frames of more pixels than are read",
     "corrupt": "decoding fails midway, or too many frames are damaged",
     "too_short": "fewer frames than a clip needs, in the whole video or in its longest scene",
     "several_faces": "too large a share of the sampled frames shows several faces",

@@ -7,7 +7,6 @@ their own length.
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from idanim.curation.sources import VIDEO_ENDINGS, SourceVideo, clip_key, find_videos, fragment, printable
-from idanim.files import sha256
+from idanim.files import parse_json, read_json, sha256
 from idanim.types import IdanimError
 from idanim.video_part import Part, ShareBox
 
+MAX_LIST_BYTES = 2**30
+"""CelebV-HQ's list has 80 MB."""
 COLUMNS = ("path", "start", "end", "box", "identity", "id")
 
 
@@ -117,7 +118,7 @@ def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 return
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    row = parse_json(line, f"input={source}, row {number}")
                     if not isinstance(row, dict):
                         raise IdanimError(f"input={source}, row {number}: expected an object, got {line.strip()[:60]}")
                     yield number, row
@@ -134,6 +135,8 @@ def _clip(row: Mapping[str, Any], root: Path, where: str) -> SourceVideo:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         raise IdanimError(f"{where}: path is {path!r}, expected the name of a video file")
+    if Path(path.strip()).is_absolute() or ".." in Path(path).parts or not path.isprintable():
+        raise IdanimError(f"{where}: path is {path[:80]!r}, expected one inside of {root}, without ..")
     start, end = (_seconds(row.get(name), f"{where}: {name}") for name in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise IdanimError(f"{where}: ends at {end:g} s, before it starts at {start or 0:g} s")
@@ -201,7 +204,7 @@ def read_celebv_hq(source: Path, root: Path) -> list[SourceVideo]:
         IdanimError: the file is not of this format.
     """
     try:
-        content = json.loads(source.read_text(encoding="utf-8-sig"))
+        content = read_json(source, MAX_LIST_BYTES)
         records = content["clips"].items()
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise IdanimError(f'input={source}: expected CelebV-HQ\'s JSON, an object with "clips" ({error!r})') from error

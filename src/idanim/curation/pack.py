@@ -14,7 +14,7 @@ from idanim.curation.chance import place
 from idanim.curation.link import FaceChoice, Linker, with_faces
 from idanim.curation.results import ClipEntry, Result
 from idanim.data.shards import SHARD_NAME, write_shard
-from idanim.files import write_json
+from idanim.files import read_json, write_json
 from idanim.types import IdanimError
 
 
@@ -142,9 +142,13 @@ def write_shards(output: Path, accepted: Sequence[Result], packing: Packing, lin
 def _is_current(output: Path, marker: Path, digest: str) -> bool:
     if not marker.is_file():
         return False
-    packed = json.loads(marker.read_text(encoding="utf-8"))
-    files = [(output / name, size) for name, size in packed["sizes"].items()]
-    return packed["digest"] == digest and all(p.is_file() and p.stat().st_size == size for p, size in files)
+    try:
+        packed = read_json(marker)
+        files = [(output / name, size) for name, size in packed["sizes"].items()]
+        found = packed["digest"]
+    except (IdanimError, LookupError, TypeError, AttributeError):
+        return False  # not ours, or of an older version: everything is packed anew
+    return found == digest and all(p.is_file() and p.stat().st_size == size for p, size in files)
 
 
 def _write_staged(

@@ -22,7 +22,8 @@ from idanim.curation.decision import RETRIED, Decision
 from idanim.curation.sources import SourceVideo
 from idanim.data.sample import SCHEMA_VERSION, ClipMeta, ClipSample, FaceMeta, from_members, parse_meta
 from idanim.data.shards import ShardIndex, write_shard
-from idanim.files import write_bytes, write_json
+from idanim.files import read_json, write_bytes, write_json
+from idanim.types import IdanimError
 
 RESULT_VERSION = 3
 """Raised when the same video and settings would give another sample than before."""
@@ -144,7 +145,10 @@ class ResultStore:
         if accepted.is_file():
             return Result(Decision(video.name, video.key), accepted)
         if rejected.is_file():
-            decision = Decision(**json.loads(rejected.read_text(encoding="utf-8")))
+            try:
+                decision = Decision(**read_json(rejected))
+            except (IdanimError, TypeError, AssertionError):
+                return None  # not one of ours: the video is worked on again
             return Result(decision, rejected) if decision.reason not in RETRIED else None
         return None
 

@@ -16,6 +16,7 @@ VIDEO_ENDINGS = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905
 )
 SIDECAR_ENDINGS = (".json", ".txt")
+MAX_SIDECAR_BYTES = 2**20
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -77,7 +78,8 @@ class SourceVideo:
         for sidecar in self.sidecars:
             digest.update(sidecar.suffix.encode())
             try:
-                digest.update(sidecar.read_bytes())
+                with sidecar.open("rb") as file:
+                    digest.update(file.read(MAX_SIDECAR_BYTES + 1))
             except OSError as error:  # reading it will give the reason, too
                 digest.update(f"error {error.errno}".encode())
         return digest.hexdigest()

@@ -16,16 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from idanim.data.shards import ShardIndex
-from idanim.files import atomic_path
-from idanim.types import IdanimError
+from idanim.files import atomic_path, parse_json
+from idanim.types import IdanimError, UInt8Array
 from idanim.video import decode, to_float
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,17 @@ class FrameWindow:
             IdanimError: the video can't be decoded or is too short.
         """
         indices = range(0, self.num_frames * self.stride, self.stride)
-        frames = [rgb for _, rgb in decode(video, indices)]
+        frames = [self._sized(rgb) for _, rgb in decode(video, indices)]
         if len(frames) < self.num_frames:
             needed = (self.num_frames - 1) * self.stride + 1
             raise IdanimError(
                 f"too short: {self.num_frames} frames at stride {self.stride} need {needed}, "
                 f"it gave {len(frames)} of {self.num_frames}"
             )
-        pixels = to_float(np.stack(frames))
+        return torch.cat(frames)
+
+    def _sized(self, rgb: UInt8Array) -> Tensor:
+        pixels = to_float(rgb[None])
         if pixels.shape[-2:] != (self.height, self.width):
             pixels = F.interpolate(pixels, (self.height, self.width), mode="bilinear", antialias=True)
         return pixels
@@ -136,7 +139,11 @@ class ClipCache:
 
     def broken(self, shard: ShardIndex) -> dict[str, str]:
         """Keys of the clips that could not be read → why."""
-        return json.loads(_metadata(self.path(shard)).get("broken", "{}"))
+        path = self.path(shard)
+        found = parse_json(_metadata(path).get("broken", "{}"), f"{path}: its list of broken clips")
+        if not isinstance(found, dict):
+            raise IdanimError(f"{path}: damaged; remove it and it is made again")
+        return found
 
     def tensor(self, shard: ShardIndex, key: str, name: str) -> Tensor:
         """One tensor of one clip.
@@ -149,6 +156,13 @@ class ClipCache:
             raise IdanimError(self.broken(shard).get(key, f"no {self.kind} of it in {self.path(shard)}"))
         return file.get_tensor(f"{key}/{name}")
 
+    def misshapen(self, shard: ShardIndex, key: str, found: Sequence[int], expected: Sequence[object]) -> IdanimError:
+        """What to raise when a stored tensor has another shape than it should."""
+        return IdanimError(
+            f"sample {key!r}: its {self.kind} in {self.path(shard)} have shape {tuple(found)}, expected "
+            f"{tuple(expected)}; remove the file and it is made again"
+        )
+
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
@@ -160,5 +174,8 @@ def _metadata(path: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=16)
 def _open(path: Path) -> tuple[Any, frozenset[str]]:
-    file = safetensors.safe_open(path, "pt")
-    return file, frozenset(file.keys())
+    try:
+        file = safetensors.safe_open(path, "pt")
+        return file, frozenset(file.keys())
+    except safetensors.SafetensorError as error:
+        raise IdanimError(f"{path}: damaged ({error}); remove it and it is made again") from error

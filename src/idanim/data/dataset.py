@@ -25,6 +25,8 @@ from idanim.video import to_float
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 200
+MAX_CROP_PIXELS = 40_000_000
+"""Of a picture in a shard; the first frame of an 8K video has 33 million."""
 
 
 class ClipItem(NamedTuple):
@@ -148,7 +150,8 @@ class ClipDataset(Dataset[ClipItem]):
         if missing:
             raise IdanimError(f"sample {key!r}: no member {missing[0]!r}")
         crops = [
-            square(decode_picture(pictures[name], f"sample {key!r}, {name}"), self.reference_size) for name in names
+            square(decode_picture(pictures[name], f"sample {key!r}, {name}", MAX_CROP_PIXELS), self.reference_size)
+            for name in names
         ]
         landmarks = self.landmarks.read(shard, key) if self.landmarks else None
         latents = mean + std * posterior_noise

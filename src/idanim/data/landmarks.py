@@ -64,4 +64,7 @@ class LandmarkFolder:
         Raises:
             IdanimError: why the clip has none.
         """
-        return self.cache.tensor(shard, key, "landmarks")
+        landmarks = self.cache.tensor(shard, key, "landmarks").float()
+        if landmarks.shape != (self.cache.window.num_frames, 5, 2):
+            raise self.cache.misshapen(shard, key, landmarks.shape, (self.cache.window.num_frames, 5, 2))
+        return landmarks

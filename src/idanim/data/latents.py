@@ -11,6 +11,7 @@ from torch import Tensor
 
 from idanim.data.clip_cache import ClipCache, FrameWindow
 from idanim.data.shards import ShardIndex
+from idanim.types import IdanimError
 
 
 class VideoEncoder(Protocol):
@@ -61,4 +62,10 @@ class LatentFolder:
         Raises:
             IdanimError: why the clip has no latents.
         """
-        return self.cache.tensor(shard, key, "mean").float(), self.cache.tensor(shard, key, "std").float()
+        mean, std = (self.cache.tensor(shard, key, name).float() for name in ("mean", "std"))
+        if mean.ndim != 4 or mean.shape != std.shape or mean.shape[1] != self.cache.window.num_frames:
+            expected = ("C", self.cache.window.num_frames, "h", "w")
+            raise self.cache.misshapen(shard, key, (*mean.shape, *std.shape), expected)
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise IdanimError(f"sample {key!r}: its latents are not finite numbers")
+        return mean, std

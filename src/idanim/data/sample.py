@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from idanim.types import IdanimError
+from idanim.files import parse_json
+from idanim.types import IdanimError, listed
 
 SCHEMA_VERSION = 1
 CaptionKind = Literal["attribute", "action", "unified"]
@@ -138,7 +139,9 @@ def from_members(members: dict[str, Any]) -> ClipSample:
     key = members.get("__key__", "<no key>")
     for name in ("json", "mp4", "frame.jpg"):
         if name not in members:
-            raise IdanimError(f"sample {key!r}: no member {name!r}, only {sorted(k for k in members if k[0] != '_')}")
+            raise IdanimError(
+                f"sample {key!r}: no member {name!r}, only {listed([k for k in members if k[:1] != '_'])}"
+            )
     meta = parse_meta(members["json"], key)
     faces = []
     for i in range(len(meta.faces)):
@@ -155,18 +158,15 @@ def parse_meta(content: bytes, key: str) -> ClipMeta:
         IdanimError: not JSON, a field missing or of the wrong kind, or another schema version.
     """
     where = f"sample {key!r}"
-    try:
-        raw = json.loads(content)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or thousands of brackets
-        raise IdanimError(f"{where}: its json can't be read: {error}") from error
+    raw = parse_json(content, f"{where}: its json")
     if not isinstance(raw, dict):
         raise IdanimError(f"{where}: its json is a {type(raw).__name__}, expected an object")
     if raw.get("schema") != SCHEMA_VERSION:
-        raise IdanimError(f"{where}: schema {raw.get('schema')!r}, this program reads {SCHEMA_VERSION}")
+        raise IdanimError(f"{where}: schema {str(raw.get('schema'))[:60]}, this program reads {SCHEMA_VERSION}")
     raw = dict(_MAY_BE_MISSING) | raw
     _check(raw, _CLIP_FIELDS, where)
     if raw["key"] != key:
-        raise IdanimError(f"{where}: key is {raw['key']!r}, but the tar calls it {key!r}")
+        raise IdanimError(f"{where}: key is {raw['key'][:80]!r}, but the tar calls it {key!r}")
     if not any(raw["captions"].get(kind) for kind in CAPTION_KINDS):
         raise IdanimError(f"{where}: no caption in captions; expected one of {', '.join(CAPTION_KINDS)}")
     faces = []
@@ -257,7 +257,7 @@ def _check(raw: Any, expected: _Fields, where: str) -> None:
         raise IdanimError(f"{where}: is a {type(raw).__name__}, expected an object")
     missing, unknown = sorted(expected.keys() - raw.keys()), sorted(raw.keys() - expected.keys())
     if missing or unknown:
-        raise IdanimError(f"{where}: missing fields {missing}, unknown fields {unknown}")
+        raise IdanimError(f"{where}: missing fields [{listed(missing)}], unknown fields [{listed(unknown)}]")
     for name, (what, is_right) in expected.items():
         if not is_right(raw[name]):
             raise IdanimError(f"{where}: {name} is {repr(raw[name])[:60]}, expected {what}")

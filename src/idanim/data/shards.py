@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import fsspec
 from braceexpand import braceexpand
 
+from idanim.data.remote import cached, index_file, is_remote, make_local
 from idanim.data.sample import ClipSample, to_members
-from idanim.files import atomic_path
+from idanim.files import atomic_path, read_json, write_json
 from idanim.types import IdanimError
 
-CACHE = Path("~/.cache/idanim/shards").expanduser()
+MAX_MEMBERS = 1_000_000
+MAX_PIXEL_BYTES = 2**30
+MAX_MEMBER_BYTES = {"json": 16 * 2**20}
+"""Ending → bytes of one member at most; any other one has pixels in it."""
+SAMPLE_KEY = re.compile(r"(?!.*(^|/)\.?\.?(/|$))[^\x00-\x1f\x7f\\]{1,400}")
+"""No part of it is empty, so that no path begins with a slash; dots end a key."""
 SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
 
 
@@ -49,7 +54,7 @@ def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
-        if path.is_file():
+        if path.is_file() or is_remote(path):
             tars = [path]
         elif path.is_dir():
             tars = sorted(path.glob("*.tar"))
@@ -75,22 +80,11 @@ def _local(place: str) -> list[str]:
     """
     if "://" not in place:
         return [place]
-    paths = []
-    for url in braceexpand(place):
-        parent, _, name = url.rpartition("/")
-        cache = CACHE / hashlib.sha256(parent.encode()).hexdigest()[:16]
-        if not (cache / name).is_file():
-            try:
-                with (
-                    fsspec.open(url, "rb") as source,
-                    atomic_path(cache / name) as temporary,
-                    temporary.open("wb") as target,
-                ):
-                    shutil.copyfileobj(source, target)
-            except (OSError, ValueError, ImportError) as error:
-                raise IdanimError(f"data.shards: {url} can't be fetched: {error}") from error
-        paths.append(str(cache / name))
-    return paths
+    paths = [cached(url) for url in braceexpand(place)]
+    for path in paths:
+        if not index_file(path).is_file():
+            ShardIndex.scan(path)  # at once, while it is there
+    return [str(path) for path in paths]
 
 
 def _split_of(path: Path) -> str:
@@ -140,14 +134,28 @@ class ShardIndex:
         Raises:
             IdanimError: not a tar file, truncated, or a key that appears twice.
         """
+        if is_remote(path) and (stored := _read_index(path)) is not None:
+            return cls(path, tuple(stored), stored)
+        make_local(path)
+        members = cls._members_of(path)
+        if is_remote(path):
+            write_json(index_file(path), members)
+        return cls(path, tuple(members), members)
+
+    @staticmethod
+    def _members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
         members: dict[str, dict[str, tuple[int, int]]] = {}
         size = path.stat().st_size
         try:
             with tarfile.open(path, "r:") as tar:
-                for info in tar:
-                    if not info.isfile():
+                for number, info in enumerate(tar):
+                    _check_member(info, f"{path}: member {info.name[:80]!r}")
+                    if number >= MAX_MEMBERS:
+                        raise IdanimError(f"{path}: more than {MAX_MEMBERS:,} members")
+                    tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all, a kilobyte each
+                    if info.isdir():
                         continue
-                    key, _, extension = info.name.partition(".")
+                    key, _, extension = info.name.removeprefix("./").partition(".")
                     if extension in members.setdefault(key, {}):
                         raise IdanimError(f"{path}: sample {key!r} has two members {extension!r}")
                     if info.offset_data + info.size > size:
@@ -161,9 +169,12 @@ class ShardIndex:
                         f"{path}: cut short or damaged: after {len(members)} samples there is neither another one nor "
                         "the end mark of a tar (two empty blocks); copy or make it again"
                     )
-        except tarfile.TarError as error:
+        # A size that no memory holds, or a number that is none.
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
+            if isinstance(error, IdanimError):
+                raise
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
-        return cls(path, tuple(members), members)
+        return members
 
     @cached_property
     def digest(self) -> str:
@@ -175,9 +186,53 @@ class ShardIndex:
         places = self.members[key]
         wanted = [e for e in (extensions if extensions is not None else places) if e in places]
         members: dict[str, Any] = {"__key__": key}
-        with self.path.open("rb") as file:
+        with self._open() as file:
             for extension in wanted:
                 offset, size = places[extension]
+                if size > MAX_MEMBER_BYTES.get(extension, MAX_PIXEL_BYTES):
+                    raise IdanimError(f"sample {key!r}: member {extension!r} has {size:,} bytes, more than are read")
                 file.seek(offset)
                 members[extension] = file.read(size)
+                if len(members[extension]) < size:
+                    raise IdanimError(f"sample {key!r}: {self.path} got shorter since it was opened; copy it again")
         return members
+
+    def _open(self) -> BinaryIO:
+        """The tar, fetched again where it had to make room in the cache."""
+        for _ in range(3):
+            make_local(self.path)
+            try:
+                file = self.path.open("rb")
+            except FileNotFoundError:  # it made room just now
+                continue
+            if is_remote(self.path):
+                os.utime(self.path)  # what is read stays longest
+            return file
+        raise IdanimError(
+            f"{self.path}: it is not there, or removed again and again; a larger IDANIM_CACHE_GB may help"
+        )
+
+
+def _read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]] | None:
+    try:
+        stored = read_json(index_file(path))
+        return {key: {ext: (int(at), int(size)) for ext, (at, size) in m.items()} for key, m in stored.items()}
+    except (OSError, IdanimError, ValueError, TypeError, AttributeError):
+        return None  # not there or not ours: the shard is looked at again
+
+
+def _check_member(info: tarfile.TarInfo, where: str) -> None:
+    """Let plain files and folders pass, whose names stay inside the archive.
+
+    Raises:
+        IdanimError: a link, a device, a sparse file, or a name that leads elsewhere.
+    """
+    if info.issparse() or not (info.isreg() or info.isdir()):
+        raise IdanimError(f"{where} is no plain file (a link, a device or a sparse file); make the shard again")
+    name = info.name.removeprefix("./").rstrip("/")
+    if info.isreg() and (not SAMPLE_KEY.fullmatch(name.partition(".")[0]) or "/" in name.partition(".")[2]):
+        raise IdanimError(
+            f"{where}: expected <key>.<ending>, with no folder that leads elsewhere and no control character"
+        )
+    if info.size < 0:
+        raise IdanimError(f"{where} has {info.size} bytes")

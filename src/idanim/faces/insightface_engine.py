@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,16 @@ _STRIDE_PX = 32
 """Detectors want sides that are multiples of this."""
 
 _log = logging.getLogger(__name__)
+
+
+@cache
+def say_licence(pack: str) -> None:
+    """Say once what an official pack may be used for, and what to take for anything else."""
+    _log.warning(
+        "insightface's pack %s is licensed for non-commercial research only; faces=opencv (YuNet and SFace, MIT and "
+        "Apache-2.0) is for anything",
+        pack,
+    )
 
 
 class InsightFaceEngine:
@@ -58,7 +69,7 @@ class InsightFaceEngine:
         providers = _providers(device, onnxruntime.get_available_providers())
         folder = _find_pack(pack, root)
         if pack in OFFICIAL_PACKS:
-            _log.info("insightface's pack %s is licensed for non-commercial research only", pack)
+            say_licence(pack)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

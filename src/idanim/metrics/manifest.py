@@ -19,16 +19,16 @@ Without `person`, the name is that of the `reference`: `<person>__<anything>.<en
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idanim.files import parse_json, read_text
 from idanim.metrics.grid import NOBODY
 from idanim.metrics.people import person_of
 from idanim.metrics.videos import VideoRecord
-from idanim.types import IdanimError
+from idanim.types import IdanimError, listed
 
 REQUIRED = ("path", "prompt")
 NUMBERS = ("seed", "num_frames", "width", "height")
@@ -95,16 +95,13 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise IdanimError(f"manifest={str(path)!r}: there is no such file")
     if path.suffix not in (".csv", ".jsonl"):
         raise IdanimError(f"manifest={str(path)!r}: expected a .csv or .jsonl file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise IdanimError(f"{path}: not a UTF-8 text file ({error})") from error
+    text = read_text(path)
     yield from _csv_rows(text, path) if path.suffix == ".csv" else _jsonl_rows(text, path)
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(text.splitlines(keepends=True))
-    for row in reader:
+    for row in _whole(reader, path):
         where = f"{path}, line {reader.line_num}"
         if None in row or None in row.values():
             raise IdanimError(f"{where}: expected {len(reader.fieldnames or ())} cells, as the header has")
@@ -118,15 +115,19 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, cells
 
 
+def _whole(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str | Any, str | Any]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise IdanimError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
 def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise IdanimError(f"{where}: not JSON ({error})") from error
+        row = parse_json(line, where)
         if not isinstance(row, dict):
             raise IdanimError(f"{where}: expected an object, got {line[:80]}")
         yield where, row
@@ -139,14 +140,18 @@ def _parse(row: Mapping[str, Any], photo: Path | None, folder: Path, where: str)
     wrong = [key for key, value in row.items() if key in kinds and type(value) is not kinds[key]]
     if missing or unknown or wrong:
         raise IdanimError(
-            f"{where}: empty or missing {missing}, unknown {unknown}, of the wrong kind {wrong}; "
+            f"{where}: empty or missing {missing}, unknown [{listed(unknown)}], of the wrong kind {wrong}; "
             f"columns are {', '.join(COLUMNS)}"
         )
     video = folder / row["path"]
-    if not video.resolve().is_relative_to(folder.resolve()):
+    if not _inside(video, folder):
         raise IdanimError(f"{where}: path={row['path']!r} lies outside of {folder}")
     if "person" not in row and photo is None:
         raise IdanimError(f'{where}: a person or a reference is needed; person="" for a video of nobody')
+    if photo is not None and not any(_inside(photo, place) for place in (folder, Path(where).parent)):
+        raise IdanimError(
+            f"{where}: reference={row['reference']!r} lies outside of the manifest's folder and of {folder}"
+        )
     if photo is not None and not photo.is_file():
         raise IdanimError(f"{where}: reference={row['reference']!r}: there is no such file beside the manifest")
     person = row["person"] if "person" in row else person_of(photo) if photo is not None else NOBODY
@@ -154,6 +159,13 @@ def _parse(row: Mapping[str, Any], photo: Path | None, folder: Path, where: str)
     made_with = {"sampling": expected} if expected else {}
     group, system = row.get("group", "all"), row.get("system", "videos")
     return video, VideoRecord(row["prompt"].strip(), person, row.get("seed", 0), system, group, made_with)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # too long, or with a null byte in it
+        return False
 
 
 def _add_reference(references: dict[str, list[Path]], person: str, photo: Path, is_named: bool, where: str) -> None:

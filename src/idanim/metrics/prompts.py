@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from idanim.files import parse_json
 from idanim.types import IdanimError
 
 PROMPT_DIRS = (Path(__file__).parents[3] / "data" / "prompts", Path(__file__).parents[1] / "prompts")
@@ -86,10 +86,7 @@ def _read(path: Path) -> list[Prompt]:
 
 
 def _from_json(line: str, where: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise IdanimError(f"{where}: not JSON ({error})") from error
+    row = parse_json(line, where)
     text = row.get("prompt") if isinstance(row, dict) else None
     group = row.get("group", "all") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip() or not isinstance(group, str):

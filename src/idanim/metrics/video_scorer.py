@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from idanim.files import sha256, write_json
+from idanim.files import read_json, sha256, write_json
 from idanim.metrics.people import Person
 from idanim.metrics.picture_grid import thumbnails
 from idanim.metrics.scoring import VideoScore, score_unreadable
@@ -128,7 +128,7 @@ class VideoScorer:
 
     def _read(self, name: str, key: str) -> ScoredVideo | None:
         try:
-            stored = json.loads(self._file(name).read_text(encoding="utf-8"))
+            stored = read_json(self._file(name))
             if stored["key"] != key:
                 return None
             scores = [VideoScore(**score) for score in stored["scores"]]

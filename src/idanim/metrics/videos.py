@@ -15,13 +15,12 @@ So any other system's videos are scored once each has a json with `prompt` and `
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from idanim.files import write_bytes, write_json
-from idanim.types import GeneratedClip, IdanimError
+from idanim.files import read_json, write_bytes, write_json
+from idanim.types import GeneratedClip, IdanimError, listed
 from idanim.video import encode_mp4
 
 SCHEMA_VERSION = 1
@@ -65,11 +64,9 @@ def read_record(path: Path) -> VideoRecord:
     """
     file = path.with_suffix(".json")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = read_json(file)
     except FileNotFoundError as error:
         raise IdanimError(f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}') from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise IdanimError(f"{file}: can't be read as JSON: {error}") from error
     if not isinstance(raw, dict) or raw.pop("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise IdanimError(f"{file}: expected an object of schema {SCHEMA_VERSION}")
     _check(raw, file)
@@ -84,7 +81,9 @@ def _check(raw: dict[str, Any], file: Path) -> None:
     unknown = sorted(raw.keys() - kinds.keys())
     wrong = sorted(k for k in raw.keys() & kinds.keys() if not isinstance(raw[k], kinds[k]))
     if missing or unknown or wrong:
-        raise IdanimError(f"{file}: missing fields {missing}, unknown fields {unknown}, of the wrong kind {wrong}")
+        raise IdanimError(
+            f"{file}: missing fields {missing}, unknown fields [{listed(unknown)}], of the wrong kind {wrong}"
+        )
 
 
 def is_made(path: Path, record: VideoRecord) -> bool:

@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
 from idanim.models.backbone import DTYPES, Backbone, BackboneParts, CrossAttentionLayer, Diffused, Latents
+from idanim.models.checkpoint import require_finite
 from idanim.models.group_norm import normalise_frames_separately
 from idanim.types import IdanimError
 
@@ -146,10 +147,16 @@ class AnimateDiffBackbone(Backbone):
             unet = UNetMotionModel.from_unet2d(spatial, MotionAdapter.from_pretrained(motion_folder, **kwargs))
             unet.to(DTYPES[dtype])
             scheduler = animatediff_scheduler()
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **kwargs)
+        text = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", local_files_only=True, dtype=DTYPES[dtype]
+        )
+        for part, model in (("unet", unet), ("vae", vae), ("text_encoder", text)):
+            require_finite(model, str(folder / part))
         return cls(
             unet,
-            AutoencoderKL.from_pretrained(folder, subfolder="vae", **kwargs),
-            CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", local_files_only=True, dtype=DTYPES[dtype]),
+            vae,
+            text,
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
             scheduler,
             vae_chunk_frames,

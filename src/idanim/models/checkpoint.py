@@ -8,9 +8,7 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,13 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
-from idanim.files import atomic_path
+from idanim.files import atomic_path, parse_json
+from idanim.models.torch_file import load_torch
 from idanim.types import IdanimError
 
 CONFIG_KEY = "idanim_config"
 EMA_KEY = "ema_state_dict"
+MAX_CONFIG_NODES = 100_000
 
 
 class NoStoredConfigError(IdanimError):
@@ -81,10 +81,8 @@ def _read_safetensors(path: Path) -> AdapterCheckpoint:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError) as error:
         raise IdanimError(f"ckpt={str(path)!r}: not a whole safetensors file ({error})") from error
-    try:
-        return AdapterCheckpoint(state, json.loads(metadata.get(CONFIG_KEY, "{}")))
-    except json.JSONDecodeError as error:
-        raise IdanimError(f"ckpt={str(path)!r}: its stored configuration is damaged ({error})") from error
+    name = f"ckpt={str(path)!r}, its stored configuration"
+    return AdapterCheckpoint(state, _plain(parse_json(metadata.get(CONFIG_KEY, "{}"), name), name))
 
 
 def _read_lightning(path: Path) -> AdapterCheckpoint:
@@ -92,16 +90,38 @@ def _read_lightning(path: Path) -> AdapterCheckpoint:
         start = file.read(2)
     if start != b"PK" and start[:1] != b"\x80":  # a zip or a bare pickle
         raise IdanimError(f"ckpt={str(path)!r}: not a checkpoint file at all (it begins with {start!r})")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise IdanimError(f"ckpt={str(path)!r}: refused, it holds more than tensors and plain values") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise IdanimError(f"ckpt={str(path)!r}: not a whole checkpoint file ({error})") from error
+    name = f"ckpt={str(path)!r}"
+    content = load_torch(path, name)
     if not isinstance(content, dict) or "state_dict" not in content or CONFIG_KEY not in content:
         text = f"ckpt={str(path)!r}: not a checkpoint of train.py (no state_dict and configuration in it)"
         raise NoStoredConfigError(text)
-    return AdapterCheckpoint(content.get(EMA_KEY) or content["state_dict"], content[CONFIG_KEY])
+    state = content.get(EMA_KEY) or content["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise IdanimError(f"{name}: its state_dict is damaged: expected tensors by name")
+    return AdapterCheckpoint(state, _plain(content[CONFIG_KEY], name))
+
+
+def _plain(config: Any, name: str) -> dict[str, Any]:
+    """The stored configuration, if it is a dict of what JSON can hold.
+
+    Raises:
+        IdanimError: it is something else, or too large to be one.
+    """
+    waiting, seen = [config], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if isinstance(node, dict) and all(isinstance(key, str) for key in node):
+            waiting += node.values()
+        elif isinstance(node, list | tuple):
+            waiting += node
+        elif not (node is None or isinstance(node, str | int | float)):
+            raise IdanimError(f"{name}: its stored configuration holds a {type(node).__name__}")
+        if len(waiting) + seen > MAX_CONFIG_NODES:  # or lists that hold each other
+            raise IdanimError(f"{name}: its stored configuration has more than {MAX_CONFIG_NODES:,} values")
+    if not isinstance(config, dict):
+        raise IdanimError(f"{name}: its stored configuration is a {type(config).__name__}, expected an object")
+    return config
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -130,7 +150,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     """Load a state dict that must fit exactly.
 
     Raises:
-        IdanimError: names the keys that are unknown, missing or of another shape, and their shapes.
+        IdanimError: names the keys that are unknown, missing or of another shape, and their shapes; or those that
+            hold values which are not finite.
     """
     own = module.state_dict()
     problems = [f"unknown key {name}" for name in sorted(state.keys() - own.keys())]
@@ -140,7 +161,28 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
+    problems = problems or [f"{name} {what}" for name, what in _bad_numbers(state)]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise IdanimError(f"{source} does not fit this architecture: {'; '.join(problems[:4])}{more}")
     module.load_state_dict(state, strict=True)
+
+
+def _bad_numbers(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Tensors that no module can work with, and what is wrong with them."""
+    for name, tensor in state.items():
+        if tensor.is_sparse or tensor.is_complex() or tensor.is_meta:
+            yield name, f"is no plain tensor ({tensor.dtype}, {tensor.layout})"
+        elif tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            yield name, f"has {int((~tensor.float().isfinite()).sum())} values that are NaN or infinite"
+
+
+def require_finite(module: nn.Module, source: str) -> None:
+    """Refuse weights that are NaN or infinite, where something else than `load_strictly` loaded them.
+
+    Raises:
+        IdanimError: names some of them.
+    """
+    problems = [f"{name} {what}" for name, what in _bad_numbers(module.state_dict())]
+    if problems:
+        raise IdanimError(f"{source}: {'; '.join(problems[:4])}; download it again")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from idanim.models.backbone import DTYPES
+from idanim.models.checkpoint import require_finite
 from idanim.types import IdanimError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -70,7 +71,9 @@ class ClipFaceEncoder(nn.Module):
                 f"encoder.path={path!r}: no such folder; expected a CLIP vision model there. "
                 "`python -m idanim.weights list` tells which public files are missing"
             )
-        return cls(CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype]))
+        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, dtype=DTYPES[dtype])
+        require_finite(model, str(folder))
+        return cls(model)
 
     @property
     def feature_dim(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,6 +11,11 @@ from torch.nn import functional as F
 from idanim.models.face_alignment import ARCFACE_SIZE_PX, crop_faces, shrink_factor
 from idanim.models.onnx_network import OnnxNetwork
 from idanim.types import IdanimError
+
+log = logging.getLogger(__name__)
+
+RESEARCH_ONLY = ("w600k_r50.onnx", "w600k_mbf.onnx", "glintr100.onnx")
+"""Recognisers of insightface's packs."""
 
 
 class FaceRecogniser(nn.Module):
@@ -26,6 +32,8 @@ class FaceRecogniser(nn.Module):
         super().__init__()
         if path is None:
             raise IdanimError("this backbone names no face recogniser; add backbone.recogniser=<file>.onnx")
+        if Path(path).name in RESEARCH_ONLY:
+            log.warning("%s is licensed for non-commercial research only, and so may be what is trained with it", path)
         self.network = OnnxNetwork(path)
         # As insightface decides: a network that begins by subtracting and multiplying wants pixels as they are.
         self.takes_bytes = {"Sub", "Mul"} <= set(self.network.first_operators)

@@ -1,21 +1,19 @@
 """Files of weights made by others: safetensors and torch's own, as one flat dict of tensors.
 
-Nothing in a file is ever executed: pickles are read with `weights_only=True`.
+Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from torch import Tensor
 
+from idanim.models.torch_file import flat_tensors, load_torch
 from idanim.types import IdanimError
 
 WRAPPERS = ("state_dict", "controlnet")
@@ -56,7 +54,10 @@ def read_weights(path: str | Path) -> WeightFile:
         return _read_safetensors(path)
     _refuse_what_is_no_weights(path, head)
     if head.startswith((_PICKLE, _ZIP)):
-        return WeightFile(path, _unwrapped(_read_torch(path)), {})
+        content = load_torch(path, str(path))
+        if not isinstance(content, dict):
+            raise IdanimError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+        return WeightFile(path, _unwrapped(content, str(path)), {})
     return _read_safetensors(path)
 
 
@@ -81,42 +82,17 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return WeightFile(path, _unwrapped(tensors), file.metadata() or {})
+            return WeightFile(path, _unwrapped(tensors, str(path)), file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise IdanimError(f"{path}: not a whole safetensors file ({error}); download it again") from error
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise IdanimError(
-            f"{path}: refused, it holds more than tensors and plain values and might run code; "
-            "convert it to safetensors where you trust it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise IdanimError(f"{path}: not a whole checkpoint file ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise IdanimError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
-    return content
-
-
-def _unwrapped(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _unwrapped(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         inner = content.get(wrapper)
         if isinstance(inner, Mapping):
             content = inner
-    tensors = _flat(content)
+    tensors = flat_tensors(content, name)
     if tensors and all(key.startswith(PARALLEL_PREFIX) for key in tensors):
         tensors = {key.removeprefix(PARALLEL_PREFIX): tensor for key, tensor in tensors.items()}
     return tensors
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    result: dict[str, Tensor] = {}
-    for name, value in content.items():
-        if isinstance(value, Tensor):
-            result[f"{prefix}{name}"] = value
-        elif isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{name}.")
-    return result

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from torch import Tensor
 
 from idanim.models.checkpoint import write_adapter
+from idanim.training.checkpoints import Checkpoints, StopSignal, is_stepped
 from idanim.training.module import AdapterTraining
+from idanim.training.objective import id_token_share, query_shares
+from idanim.training.sharding import is_sharded
+from idanim.training.watch import FrozenWatch, GradientWatch, IdentityWatch, Watch
 from idanim.types import ClipBatch
 
 Preview = Callable[[AdapterTraining, int], Mapping[str, float]]
@@ -56,9 +60,30 @@ class IdTokenShare(Callback):
         assert isinstance(pl_module, AdapterTraining)
         first = trainer.global_step == 1
         if self.references is not None and (first or is_due(trainer, self.every_n_steps)):
-            share = pl_module.token_share(self.references)
+            tokens = pl_module.id_tokens(self.references)
+            share = id_token_share(tokens)
             pl_module.log("id_token_share", share, prog_bar=True, logger=False)
             log_now(trainer, {"id_token_share": float(share)})
+            for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
+                if isinstance(watch, IdentityWatch):
+                    watch.observe_queries(trainer, query_shares(tokens))
+
+
+class StepFigures(Callback):
+    """Logs the figures of a training step (`train/*`) as part of it, so that they are there before its checkpoint.
+
+    Args:
+        every_n_steps: how often; the last step always.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Log at the interval and at the last step."""
+        if is_due(trainer, self.every_n_steps):
+            figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name[:6] == "train/"}
+            log_now(trainer, figures)
 
 
 class Throughput(Callback):
@@ -98,14 +123,17 @@ class Previews(Callback):
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Generate at the interval and at the last step, on the first device."""
+        """Generate at the interval and at the last step, on the first device; on all where they share the backbone."""
         assert isinstance(pl_module, AdapterTraining)
-        if is_due(trainer, self.every_n_steps) and trainer.is_global_zero:
+        takes_part = trainer.is_global_zero or is_sharded(trainer.strategy)
+        if is_due(trainer, self.every_n_steps) and takes_part:
             log_now(trainer, self.preview(pl_module, trainer.global_step))
 
 
 class AdapterFile(Callback):
-    """When training ends, writes `adapter.safetensors`: the averaged adapter with its configuration.
+    """At the end, writes `adapter.safetensors`: the averaged adapter with its configuration.
+
+    Also where nothing was left to train: the run before may have been killed just before this.
 
     Args:
         output: the run folder.
@@ -114,10 +142,9 @@ class AdapterFile(Callback):
     def __init__(self, output: Path) -> None:
         self.output = output
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last checkpoint and the adapter file."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the adapter file."""
         assert isinstance(pl_module, AdapterTraining)
-        trainer.save_checkpoint(self.output / "checkpoints" / "last.ckpt")
         if trainer.is_global_zero:
             write_adapter(
                 self.output / "adapter.safetensors", pl_module.ema.module.state_dict(), pl_module.stored_config
@@ -129,19 +156,24 @@ def log_now(trainer: Trainer, figures: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
         if figures:
             logger.log_metrics(dict(figures), step=trainer.global_step)
+    for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
+        if isinstance(watch, IdentityWatch):
+            watch.observe(trainer, figures)
 
 
 def is_due(trainer: Trainer, every_n_steps: int) -> bool:
     """Whether something that happens every so many optimiser steps, and at the end, happens now."""
-    stepped = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == (
-        trainer.accumulate_grad_batches - 1
-    )
     step = trainer.global_step
-    return stepped and (step % every_n_steps == 0 or step == trainer.max_steps)
+    return is_stepped(trainer) and (step % every_n_steps == 0 or step == trainer.max_steps)
 
 
 def training_callbacks(
-    output: Path, every_n_steps: Mapping[str, Any], clips_per_step: int, preview: Preview | None
+    output: Path,
+    every_n_steps: Mapping[str, Any],
+    clips_per_step: int,
+    preview: Preview | None,
+    watch: Watch,
+    stop: StopSignal | None = None,
 ) -> list[Callback]:
     """The callbacks of a training run.
 
@@ -150,22 +182,19 @@ def training_callbacks(
         every_n_steps: how often to log, checkpoint, preview and so on.
         clips_per_step: the global batch.
         preview: makes preview videos; None = there are none.
+        watch: what is done when numbers go bad.
+        stop: the signals that end the run.
     """
-    checkpoints = ModelCheckpoint(
-        output / "checkpoints",
-        filename="step_{step:06d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=every_n_steps["checkpoint"],
-        save_top_k=1,
-        save_last=True,
-        enable_version_counter=False,
-    )
     return [
         TQDMProgressBar(),
+        GradientWatch(watch),
+        IdentityWatch(watch),
+        FrozenWatch(watch),
         LearningRateMonitor("step"),
+        StepFigures(every_n_steps["log"]),
         Throughput(clips_per_step, every_n_steps["log"]),
         IdTokenShare(every_n_steps["id_token_share"]),
         *([] if preview is None else [Previews(preview, every_n_steps["preview"])]),
-        checkpoints,
+        Checkpoints(output / "checkpoints", every_n_steps["checkpoint"], stop),
         AdapterFile(output),
     ]

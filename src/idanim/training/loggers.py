@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from idanim.training.csv_table import CsvTable
 
 LONGEST_TAG = 64
 
 
-def csv_logger(output: Path) -> CSVLogger:
+def csv_logger(output: Path) -> CsvTable:
     """Rows of figures in `<output>/csv/version_<n>/metrics.csv`; a resumed run gets the next n."""
-    return CSVLogger(output, name="csv")
+    return CsvTable(output / "csv")
 
 
 def no_logger(output: Path) -> None:

@@ -20,7 +20,7 @@ from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
 from idanim.models.encoder import FaceEncoder
 from idanim.training.face_weight import FaceWeight
 from idanim.training.identity_loss import IdentityLoss
-from idanim.training.objective import denoising_loss, draw, id_token_share
+from idanim.training.objective import denoising_loss, draw
 from idanim.training.resume import changed_settings
 from idanim.types import ClipBatch, IdanimError
 
@@ -81,10 +81,10 @@ class AdapterTraining(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """One step of Eq. 3."""
         loss, identity = self._losses(self.adapter, batch)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, logger=False, sync_dist=True)  # `StepFigures` writes it down
         if identity is None:
             return loss
-        self.log("train/identity_loss", identity, prog_bar=True)
+        self.log("train/identity_loss", identity, prog_bar=True, logger=False, sync_dist=True)
         return loss + identity
 
     def _losses(self, adapter: FaceAdapter, batch: ClipBatch) -> tuple[Tensor, Tensor | None]:
@@ -126,10 +126,10 @@ class AdapterTraining(LightningModule):
             self.log("val/identity_loss", identity, batch_size=len(batch.keys), sync_dist=True)
 
     @torch.no_grad()
-    def token_share(self, references: Tensor) -> Tensor:
-        """`id_token_share` of the adapter for references [B, R, 3, S, S] of B different persons."""
+    def id_tokens(self, references: Tensor) -> Tensor:
+        """Id tokens [B, Q, D] of the adapter for references [B, R, 3, S, S] of B different persons."""
         features = self.encoder.encode(references.to(self.device))
-        return id_token_share(self.adapter.id_tokens(features.to(self.adapter_dtype)))
+        return self.adapter.id_tokens(features.to(self.adapter_dtype))
 
     @contextmanager
     def averaged_adapter(self) -> Iterator[FaceAdapter]:
@@ -149,11 +149,6 @@ class AdapterTraining(LightningModule):
         warmup = max(1, self.warmup_steps)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the gradient norm before clipping."""
-        gradients = [p.grad for p in self.adapter.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then take the new weights into the moving average."""

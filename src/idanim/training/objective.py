@@ -74,3 +74,17 @@ def id_token_share(tokens: Tensor) -> Tensor:
     """
     tokens = tokens.float()
     return tokens.var(dim=0, correction=0).sum() / tokens.square().mean(dim=0).sum()
+
+
+def query_shares(tokens: Tensor) -> Tensor:
+    """`id_token_share` of each id token by itself.
+
+    Args:
+        tokens: [B, Q, D] id tokens of B different persons.
+
+    Returns:
+        [Q] in [0, 1]; 0 for a token that is the same for everybody, or 0 throughout.
+    """
+    tokens = tokens.float()
+    power = tokens.square().mean(dim=0).sum(dim=-1)
+    return tokens.var(dim=0, correction=0).sum(dim=-1) / power.clamp_min(torch.finfo(torch.float32).tiny)

@@ -13,6 +13,7 @@ MAY_CHANGE = (
     "previews",
     "every_n_steps",
     "trainer",
+    "watch",
     "data.shards",
     "data.latents",
     "data.num_workers",

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from idanim.files import atomic_path
 from idanim.toyworld.draws import Draws
 
 log = logging.getLogger(__name__)
@@ -134,11 +135,9 @@ def fit(
 def _save(
     checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor], step: int
 ) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    partial = checkpoint.with_suffix(".partial")
     state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
-    torch.save(state, partial)
-    partial.rename(checkpoint)
+    with atomic_path(checkpoint) as partial:
+        torch.save(state, partial)
 
 
 def quick_on_gpu(module: nn.Module, *samples: Tensor) -> Callable[..., Tensor]:

@@ -1,4 +1,4 @@
-"""Damage done to video files, each kind drawn from a seed."""
+"""Damage done to files, each kind drawn from a seed."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,159 @@
+"""Shards from a web server that fails in every way: asked again, held against their hash, and named at last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from drawn_people import make_sample, make_shards
+
+from idanim.data.sample import from_members
+from idanim.data.shards import ShardIndex, find_shards, write_shard
+from idanim.types import IdanimError
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder; `faults[name]` are what happens to the next requests of a file, then all is well."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: dict[str, list[str]] = {}
+        self.requests: Counter[str] = Counter()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        name = self.path.lstrip("/")
+        path = self.server.folder / name
+        self.server.requests[name] += 1
+        fault = self.server.faults[name].pop(0) if self.server.faults.get(name) else "none"
+        if fault.isdecimal() or not path.is_file():
+            self.send_error(int(fault) if fault.isdecimal() else 404)
+            return
+        content = path.read_bytes()
+        length = len(content) + {"too long": 1000, "none": 0}.get(fault, 0)
+        if fault == "wrong":
+            content = bytes(len(content))
+        self.send_response(200)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if fault in ("cut", "slow", "silent"):
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            if fault == "cut":
+                self.connection.close()
+                return
+            time.sleep(3 if fault == "silent" else 0.3)
+            content = content[len(content) // 2 :]
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("IDANIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("idanim.data.remote.DELAYS_S", (0.01, 0.02))
+    monkeypatch.setattr("idanim.data.remote.SILENCE_S", 1.0)
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    write_shard(folder / "train-000000.tar", [make_sample(1), make_sample(2)])
+    server = Server(folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("fault", ["none", "500", "503", "cut", "too long", "slow", "silent"])
+def test_faults_are_overcome(fault: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    server.faults["train-000000.tar"] = [fault]
+    (path,) = find_shards(f"{server.url}/train-000000.tar", "train")
+    index = ShardIndex.scan(path)
+    assert [from_members(index.read(key)) for key in index.keys] == [make_sample(1), make_sample(2)]
+    is_retried = fault not in ("none", "slow")
+    assert server.requests["train-000000.tar"] == 1 + is_retried
+    assert ("attempt 1 failed" in caplog.text) is is_retried
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "wrong"])
+def test_a_server_that_never_recovers_is_named(fault: str, server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha256((server.folder / "train-000000.tar").read_bytes()).hexdigest()
+    (server.folder / "SHA256SUMS").write_text(f"{digest}  train-000000.tar\n")
+    server.faults["train-000000.tar"] = [fault] * 9
+    with pytest.raises(IdanimError, match=r"http://127.*train-000000\.tar can't be fetched, 3 attempt\(s\) failed"):
+        find_shards(f"{server.url}/train-000000.tar", "train")
+    assert server.requests["train-000000.tar"] == 3
+    assert not list((tmp_path / "cache").rglob("*.tar"))
+
+
+def test_content_is_held_against_its_hash(server: Server) -> None:
+    digest = hashlib.sha256((server.folder / "train-000000.tar").read_bytes()).hexdigest()
+    (server.folder / "SHA256SUMS").write_text(f"{digest}  train-000000.tar\n")
+    server.faults["train-000000.tar"] = ["wrong"]
+    (path,) = find_shards(f"{server.url}/train-000000.tar", "train")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    assert server.requests["train-000000.tar"] == 2
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("404", "FileNotFoundError"), ("403", "403")])
+def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: str, server: Server) -> None:
+    server.faults["train-000000.tar"] = [fault] * 9
+    with pytest.raises(IdanimError, match=expected):
+        find_shards(f"{server.url}/train-000000.tar", "train")
+    assert server.requests["train-000000.tar"] == 1
+
+
+def test_the_cache_is_bounded_and_what_made_room_is_fetched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_shards(server.folder, persons=6, clips=2, per_shard=4, val=0)
+    size = max(path.stat().st_size for path in server.folder.glob("*.tar"))
+    monkeypatch.setenv("IDANIM_CACHE_GB", str(1.5 * size / 1e9))
+    url = f"{server.url}/train-{{000000..000002}}.tar"
+    shards = [ShardIndex.scan(path) for path in find_shards(url, "train")]
+    for _ in range(2):
+        for shard, path in zip(shards, sorted(server.folder.glob("*.tar")), strict=True):
+            own = ShardIndex.scan(path)
+            assert [shard.read(key) for key in shard.keys] == [own.read(key) for key in own.keys]
+            kept = list((tmp_path / "cache").rglob("*.tar"))
+            assert sum(file.stat().st_size for file in kept) <= 1.5 * size
+    assert server.requests["train-000000.tar"] == 3
+    before = Counter(server.requests)
+    again = [ShardIndex.scan(path) for path in find_shards(url, "train")]  # the next run: indices are known
+    assert again == shards
+    assert server.requests == before
+    monkeypatch.setenv("IDANIM_CACHE_GB", "a few")
+    with pytest.raises(IdanimError, match="expected gigabytes"):
+        again[0].read(again[0].keys[0])
+
+
+def test_several_processes_fetch_once(server: Server, tmp_path: Path) -> None:
+    server.faults["train-000000.tar"] = ["slow"]
+    url = f"{server.url}/train-000000.tar"
+    threads = [threading.Thread(target=find_shards, args=(url, "train")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.requests["train-000000.tar"] == 1
