@@ -11,7 +11,7 @@ from idanim.config import Run, build, built_or_plain, program, storable
 log = logging.getLogger(__name__)
 
 
-@program("train", aliases={"caption": "data.caption"})
+@program("train", aliases={"caption": "data.caption", "memory": "blocks"})
 def main(run: Run) -> None:
     """Compose → build → fit."""
     # Torch and Lightning load only once the command line is right.
@@ -41,6 +41,7 @@ def main(run: Run) -> None:
     module = build(
         config["training"],
         **models._asdict(),
+        blocks=build(config["blocks"]),
         identity_loss=built_or_plain(config["identity_loss"]["loss"]),
         stored_config=storable(run),
     )

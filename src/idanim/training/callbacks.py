@@ -161,7 +161,7 @@ def training_callbacks(
         enable_version_counter=False,
     )
     return [
-        TQDMProgressBar(),
+        TQDMProgressBar(refresh_rate=every_n_steps["log"]),  # figures are read from the device only to be shown
         LearningRateMonitor("step"),
         Throughput(clips_per_step, every_n_steps["log"]),
         IdTokenShare(every_n_steps["id_token_share"]),

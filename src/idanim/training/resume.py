@@ -13,6 +13,8 @@ MAY_CHANGE = (
     "previews",
     "every_n_steps",
     "trainer",
+    "blocks",
+    "training.optimizer.fused",
     "data.shards",
     "data.latents",
     "data.num_workers",
@@ -34,7 +36,7 @@ MAY_CHANGE = (
     "identity_loss.loss.recogniser.path",
     "identity_loss.face_finder.root",
 )
-"""Where a run lives, how long it goes on and what it shows; everything else decides the weights."""
+"""Where a run lives, how long it goes on, what it shows, and ways to compute the same; all else decides the weights."""
 
 
 def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
