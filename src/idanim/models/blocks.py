@@ -43,7 +43,7 @@ class Recompute(StrEnum):
 
     NOTHING = "nothing"
     CHEAP = "cheap"
-    """All but long attention and the first convolution of residual blocks: most of the memory, little of the work."""
+    """What is large for the work it takes: most of the memory, less than half of the work."""
     ALL = "all"
     """Only the inputs of blocks are kept."""
 
@@ -120,19 +120,23 @@ def _contexts() -> Any:
 
 
 class _KeepsDear:
-    """Keeps the outputs of attention on many keys, and of the first convolution of a residual block.
+    """Keeps the outputs that take much work for their size, if the backward pass needs them.
 
-    Behind the second convolution nothing needs its output.
+    These are attention on many keys, the first convolution of a residual block, and its second one where a shortcut comes
+    behind it.
     """
 
     def __init__(self) -> None:
-        self._num_convolutions = {False: 0, True: 0}
+        self._is_needed = {False: True, True: True}
 
     def __call__(self, ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        keep = op in _FUSED_ATTENTION and args[1].shape[-2] >= LONG_KEYS
-        if op is _aten.convolution.default and args[1].shape[-1] > 1:
-            self._num_convolutions[ctx.is_recompute] += 1
-            keep = self._num_convolutions[ctx.is_recompute] == 1
+        keep = False
+        if op in _FUSED_ATTENTION:
+            keep = args[1].shape[-2] >= LONG_KEYS
+        elif op is _aten.convolution.default and args[1].shape[-1] > 1:
+            keep = self._is_needed[ctx.is_recompute]
+            # The block's first convolution tells by its channels whether a shortcut comes behind the second.
+            self._is_needed[ctx.is_recompute] = args[1].shape[0] != args[1].shape[1]
         return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
