@@ -10,11 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
+.PHONY: help setup demo bench bench-check bench-gpu bench-curation bench-scoring toy-data toy-weights ship-toy-weights test test-slow fuzz lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make bench | bench-gpu        speed against plain ways; bench-check compares with the recorded bars"
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
 	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
@@ -55,6 +56,15 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py cpu
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/run.py gpu
+
+bench-check: setup
+	$(BIN)/python benchmarks/run.py check
 
 bench-curation: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curation.py $(VIDEOS) --root $${FACES_ROOT:-~/.insightface} --pack $${FACES_PACK:-buffalo_l}

@@ -20,18 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from full_size import FULL, SMALL, Sizes, build_adapter, build_backbone, build_encoder, build_unet
+from full_size import FULL, SMALL, Sizes
 from kernels import attention_kernels
 from measure import alternate, ratio, table, wall_clock, write_json
-from plain_loop import PixelBatch, PlainLoop
+from step_systems import Ours, build_plain, differences, pixel_batch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from idanim.models.blocks import BlockPlan, run_blocks
-from idanim.models.group_norm import normalise_frames_separately
-from idanim.training.module import AdapterTraining
-from idanim.training.objective import draw
-from idanim.types import ClipBatch
 
 GB = 1e9
 TIMES_AS_FAST, SHARE_OF_CEILING, SLOWDOWN, MEMORY_GB = 2.0, 0.35, 1.25, {1: 10, 2: 16}
@@ -61,125 +57,6 @@ def plans(compiled: bool) -> dict[str, BlockPlan]:
         f"{kind}, memory=balanced": BlockPlan("cheap", compiled, compiled),
         f"{kind}, memory=low": BlockPlan("all", compiled, compiled),
     }
-
-
-class Ours:
-    """The project's own step: `AdapterTraining`, with latents that were encoded before."""
-
-    def __init__(self, sizes: Sizes, device: torch.device, dtype: torch.dtype) -> None:
-        self.sizes, self.device, self.dtype = sizes, device, dtype
-        backbone = build_backbone(sizes, device, dtype)
-        encoder = build_encoder(sizes, device, dtype)
-        adapter = build_adapter(sizes, backbone, encoder.feature_dim)
-        adam = partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.01, fused=True)
-        self.module = AdapterTraining(backbone, encoder, adapter, adam).to(device)
-        self.module.train()
-        self.optimizer = adam(adapter.parameters())
-
-    def batch(self, size: int) -> ClipBatch:
-        """Random clips on the CPU, as the loader gives them."""
-        cells, face = self.sizes.side_px // 8, self.module.encoder.image_size
-        torch.manual_seed(0)
-        batch = ClipBatch(
-            latents=torch.randn(size, 4, self.sizes.frames, cells, cells),
-            references=torch.rand(size, 1, 3, face, face) * 2 - 1,
-            captions=[f"a person number {i} is smiling" for i in range(size)],
-            seeds=torch.arange(size),
-            keys=[str(i) for i in range(size)],
-            identities=[str(i) for i in range(size)],
-        )
-        return batch._replace(latents=pinned(batch.latents), references=pinned(batch.references))
-
-    def step(self, batch: ClipBatch) -> None:
-        """What Lightning does in one step, in the precision of `trainer=gpu`."""
-        moved = batch._replace(
-            latents=batch.latents.to(self.device, non_blocking=True),
-            references=batch.references.to(self.device, non_blocking=True),
-        )
-        module = self.module
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            loss, _ = module._losses(module.adapter, moved)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.adapter.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        module.ema.update(module.adapter)
-
-
-def pinned(tensor: Tensor) -> Tensor:
-    """In memory that a GPU reads by itself."""
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor
-
-
-def build_plain(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> PlainLoop:
-    """The plain loop with models of its own, of the same weights as those of `Ours`."""
-    backbone = build_backbone(sizes, device, dtype)
-    encoder = build_encoder(sizes, device, dtype)
-    adapter = build_adapter(sizes, backbone, encoder.feature_dim)
-    backbone.unet = build_unet(sizes, device, dtype)  # a stock one in place of ours, which normalises frame by frame
-    return PlainLoop(
-        backbone.unet,
-        backbone.vae,
-        backbone.text_encoder,
-        backbone.tokenizer,
-        encoder.vision_model,
-        backbone.scheduler,
-        adapter,
-    )
-
-
-def pixel_batch(sizes: Sizes, size: int) -> PixelBatch:
-    """Random clips on the CPU."""
-    face = sizes.image_encoder["image_size"]
-    pixels = torch.rand(size, sizes.frames, 3, sizes.side_px, sizes.side_px) * 2 - 1
-    return PixelBatch(pinned(pixels), pinned(torch.randn(size, 3, face, face)), ["a person is smiling"] * size)
-
-
-# ------------------------------------------------------------------------------------------- correctness
-
-
-def differences(device: torch.device) -> dict[str, dict[str, float]]:
-    """Relative differences of loss and gradients to the plain loop's, at the small size in float32, for each way."""
-    plain = build_plain(SMALL, device, torch.float32)
-    normalise_frames_separately(plain.unet)  # the one thing in which diffusers departs from AnimateDiff
-    ours = Ours(SMALL, device, torch.float32)
-    module, batch = ours.module, ours.batch(2)
-    drawn = draw(batch.seeds, batch.latents.shape[1:])
-    timesteps = (drawn.time * plain.scheduler.config.num_train_timesteps).long().to(device)
-    latents = batch.latents.to(device)
-    features = module.encoder.encode(batch.references.to(device))[:, 0]
-    text = module.backbone.encode_text(batch.captions)
-    expected = plain.loss(latents, drawn.noise.to(device), timesteps, text, features)
-    expected.backward()
-    wanted = plain_gradients(plain)
-    found = {}
-    for name, plan in {"as it is": BlockPlan(compiled=False, channels_last=False), **plans(False)}.items():
-        run_blocks(module.backbone.unet, plan)
-        module.adapter.zero_grad()
-        moved = batch._replace(latents=latents, references=batch.references.to(device))
-        loss, _ = module._losses(module.adapter, moved)
-        loss.backward()
-        got = {key: p.grad for key, p in module.adapter.named_parameters() if p.grad is not None}
-        apart = [float((got[key] - value).norm() / value.norm()) for key, value in wanted.items()]
-        found[name] = {"loss": abs(float(loss.detach() / expected.detach()) - 1), "gradients": max(apart)}
-    return found
-
-
-def plain_gradients(plain: PlainLoop) -> dict[str, Tensor]:
-    """Gradients by our names: of the face's keys and values, and of the resampler's outer layers."""
-    layers = [p for name, p in plain.unet.attn_processors.items() if name.endswith("attn2.processor")]
-    layers = [p for p in layers if isinstance(p, torch.nn.Module)]
-    found = {}
-    for number, layer in enumerate(layers):
-        for kind in ("k", "v"):
-            found[f"adapter_modules.{2 * number + 1}.to_{kind}_face.weight"] = getattr(layer, f"to_{kind}_ip")[0].weight
-    projection = plain.unet.encoder_hid_proj.image_projection_layers[0]
-    for name in ("latents", "proj_in.weight", "proj_out.weight", "norm_out.weight"):
-        found[f"image_proj_model.{name}"] = projection.get_parameter(name)
-    return {name: parameter.grad for name, parameter in found.items() if parameter.grad is not None}
-
-
-# --------------------------------------------------------------------------------------------- measuring
 
 
 def ceiling(side: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -256,6 +133,29 @@ class Bench:
         self.plain.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def agreement(self, cases: list[Case]) -> dict[str, dict[str, float]]:
+        """Relative differences of loss and of all gradients to those of the same models run as they are."""
+        plain = BlockPlan("nothing", compiled=False, channels_last=False)
+        wanted_loss, wanted = self._gradients(Case("", plain, cases[0].batch))
+        found = {}
+        for case in cases:
+            loss, gradients = self._gradients(case)
+            found[case.name] = {
+                "loss": abs(loss / wanted_loss - 1),
+                "gradients": float((gradients - wanted).norm() / wanted.norm()),
+            }
+        return found
+
+    def _gradients(self, case: Case) -> tuple[float, Tensor]:
+        self.work(case)
+        self.ours.optimizer.zero_grad()
+        loss = self.ours.loss(self.batches[case.batch][0])
+        loss.backward()
+        gradients = [p.grad.flatten() for p in self.ours.module.adapter.parameters() if p.grad is not None]
+        joined = torch.cat(gradients)
+        self.ours.optimizer.zero_grad()
+        return loss.item(), joined
 
     def peak_gb(self, case: Case) -> float | None:
         """The most memory during a step, with this system's models and optimiser but without the other's."""
@@ -349,7 +249,9 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "small"], default="full" if gpu else "small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=180, help="after which no further case begins")
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2, 1], help="of the cases that are not compiled")
+    parser.add_argument("--compiled-batches", type=int, nargs="*", default=[2])
+    parser.add_argument("--name", default="training_step", help="of the files written")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     options = parser.parse_args()
     start = time.perf_counter()
@@ -357,7 +259,7 @@ def main() -> None:
     content: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(options).items()}}
 
     def save() -> None:
-        write_json(options.output / "training_step.json", content)
+        write_json(options.output / f"{options.name}.json", content)
 
     def guarded(name: str, work: Callable[[], object]) -> None:
         try:
@@ -367,7 +269,7 @@ def main() -> None:
             content[name] = f"{type(error).__name__}: {error}"
         save()
 
-    guarded("differences", lambda: differences(device))
+    guarded("differences", lambda: differences(device, plans(compiled=False)))
     print(f"differences to the plain loop, float32: {content['differences']}", flush=True)
     bench = Bench(FULL if options.size == "full" else SMALL, device, start + options.seconds)
     content |= {"ceiling TFLOP/s": bench.ceiling, "rows": bench.rows}
@@ -377,23 +279,30 @@ def main() -> None:
         first = len(bench.rows)
         bench.compare(cases, rounds)
         print(table(bench.rows[first:]), flush=True)
+        ours = [case for case in cases if case.plan and bench.cases.get((case.name, case.batch)) == case]
+        if ours:
+            agreement = bench.agreement(ours)
+            content.setdefault("agreement", []).append({"batch": ours[0].batch, **agreement})
+            print(f"differences to running as it is, relative: {agreement}", flush=True)
         save()
 
-    for batch in (2, 1):
+    for batch in options.batches:
         ways = {"plain loop": None, **plans(compiled=False), "eager, channels last": BlockPlan("nothing", False, True)}
         cases = [Case(name, plan, batch) for name, plan in ways.items()]
         guarded(f"eager {batch}", partial(stage, cases, options.rounds))
     if device.type == "cuda":
         guarded("attention", lambda: attention_kernels(device))
         print(table(content["attention"]) if isinstance(content["attention"], list) else content["attention"])
-    if not options.no_compile:
+    for batch in options.compiled_batches:
         ways = {"plain loop": None, **plans(compiled=True)}
-        cases = [Case(name, plan, 2) for name, plan in ways.items()]
-        guarded("compiled", partial(stage, cases, options.rounds))
-    done = [row for row in bench.rows if row.get("times as fast") and row["batch"] == 2]
-    if done:
-        best = bench.cases[min(done, key=lambda row: row["ms"])["case"], 2]
-        guarded("profile", lambda: bench.profile(best, options.output / "training_step_profile.txt"))
+        cases = [Case(name, plan, batch) for name, plan in ways.items()]
+        guarded(f"compiled {batch}", partial(stage, cases, options.rounds))
+    done = [row for row in bench.rows if row.get("times as fast")]
+    of_two = done
+    if of_two:
+        best = bench.cases[min(of_two, key=lambda row: row["ms"])["case"], done[0]["batch"]]
+        guarded("profile", lambda: bench.profile(best, options.output / f"{options.name}_profile.txt"))
+    content["ratios"] = {f"{row['case']}, batch {row['batch']}": row["times as fast"] for row in done}
     guarded("verdicts", lambda: verdicts(bench.rows))
     print(table(bench.rows), *content["verdicts"], f"{time.perf_counter() - start:.0f} s in all", sep="\n")
 

@@ -122,8 +122,8 @@ def _contexts() -> Any:
 class _KeepsDear:
     """Keeps the outputs that take much work for their size, if the backward pass needs them.
 
-    These are attention on many keys, the first convolution of a residual block, and its second one where a shortcut comes
-    behind it.
+    These are attention on many keys, the first convolution of a residual block, and its second one where a shortcut
+    comes behind it.
     """
 
     def __init__(self) -> None:
