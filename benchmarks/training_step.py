@@ -298,9 +298,9 @@ def main() -> None:
         cases = [Case(name, plan, batch) for name, plan in ways.items()]
         guarded(f"compiled {batch}", partial(stage, cases, options.rounds))
     done = [row for row in bench.rows if row.get("times as fast")]
-    of_two = done
-    if of_two:
-        best = bench.cases[min(of_two, key=lambda row: row["ms"])["case"], done[0]["batch"]]
+    if done:
+        fastest = max(done, key=lambda row: row["clips/s"])
+        best = bench.cases[fastest["case"], fastest["batch"]]
         guarded("profile", lambda: bench.profile(best, options.output / f"{options.name}_profile.txt"))
     content["ratios"] = {f"{row['case']}, batch {row['batch']}": row["times as fast"] for row in done}
     guarded("verdicts", lambda: verdicts(bench.rows))
