@@ -86,7 +86,7 @@ class ClipDataModule(LightningDataModule):
     def _shards(self, split: str) -> list[ShardIndex]:
         if split not in self._indexed:
             paths = find_shards(self.location, split)
-            scanned = [ShardIndex.scan(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
+            scanned = [ShardIndex.kept(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
             self._indexed[split] = [shard for shard in scanned if shard.keys]
         return self._indexed[split]
 

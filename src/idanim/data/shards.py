@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from idanim.data.sample import ClipSample, to_members
-from idanim.files import atomic_path
+from idanim.files import atomic_path, write_bytes
 from idanim.types import IdanimError
 
 CACHE = Path("~/.cache/idanim/shards").expanduser()
@@ -164,6 +166,32 @@ class ShardIndex:
         except tarfile.TarError as error:
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
         return cls(path, tuple(members), members)
+
+    @classmethod
+    def kept(cls, path: Path) -> ShardIndex:
+        """As `scan`, whose answer is kept in `index/` beside the shard until the shard's size or time changes.
+
+        Raises:
+            IdanimError: see `scan`.
+        """
+        state = path.stat()
+        stamp = [state.st_size, state.st_mtime_ns]
+        file = path.parent / "index" / f"{path.stem}.json"
+        try:
+            known = json.loads(file.read_bytes())
+            if known["shard"] == stamp:
+                members = {
+                    key: {extension: (int(offset), int(size)) for extension, (offset, size) in places.items()}
+                    for key, places in known["members"].items()
+                }
+                return cls(path, tuple(members), members)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none yet, or a damaged one: the shard says the same
+        index = cls.scan(path)
+        # Shards may lie where nothing can be written: then they are scanned again next time.
+        with suppress(OSError):
+            write_bytes(file, json.dumps({"shard": stamp, "members": index.members}).encode())
+        return index
 
     @cached_property
     def digest(self) -> str:

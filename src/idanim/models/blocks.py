@@ -77,13 +77,14 @@ def run_blocks(unet: nn.Module, plan: BlockPlan) -> None:
     """
     on_gpu = next(unet.parameters()).is_cuda
     channels_last = on_gpu if plan.channels_last is None else plan.channels_last
-    unet.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    unet.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's annotations
     run = _RUN[Recompute(plan.recompute)]
     if on_gpu if plan.compiled is None else plan.compiled:
         run = _Compiled(run)
     for block in unet.modules():
         if isinstance(block, BLOCKS):
-            block.forward = functools.partial(_with_gradients, run, block)  # type: ignore[method-assign]
+            block.forward = functools.partial(_with_gradients, run, block)
 
 
 def _with_gradients(run: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage(nn.Module):
@@ -28,8 +28,8 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the weights of `model` in."""
-        average = list(self.module.parameters())
-        current = [
+        average: list[Tensor] = list(self.module.parameters())
+        current: list[Tensor] = [
             parameter.detach().to(mean.device) for parameter, mean in zip(model.parameters(), average, strict=True)
         ]
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates)) if self.num_updates else 0.0
