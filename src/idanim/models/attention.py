@@ -182,8 +182,7 @@ class FaceAttention(nn.Module):
     def _keys_values(self, attn: Any, context: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Keys and values of text, then of the face."""
         of_face = self.num_tokens * self.num_references
-        # Nothing is trained below the text: its part of the backward pass is left out.
-        text, face = context[:, :-of_face].detach(), context[:, -of_face:]
+        text, face = context[:, :-of_face], context[:, -of_face:]
         key, value = attn.to_k(text), attn.to_v(text)
         if self.has_lora:
             key = key + self.lora_scale * self.to_k_lora(text)
