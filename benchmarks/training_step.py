@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=180, help="after which no further case begins")
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 1], help="of the cases that are not compiled")
+    parser.add_argument("--only", default="", help="part of the names of our cases that run")
     parser.add_argument("--compiled-batches", type=int, nargs="*", default=[2])
     parser.add_argument("--name", default="training_step", help="of the files written")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
@@ -276,6 +277,7 @@ def main() -> None:
     print(f"ceiling {bench.ceiling:.3g} TFLOP/s; models after {time.perf_counter() - start:.0f} s", flush=True)
 
     def stage(cases: list[Case], rounds: int) -> None:
+        cases = [case for case in cases if case.plan is None or options.only in case.name]
         first = len(bench.rows)
         bench.compare(cases, rounds)
         print(table(bench.rows[first:]), flush=True)
