@@ -12,13 +12,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
 
-.PHONY: help setup demo study studies results study-data bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
+.PHONY: help setup demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
 	@echo "make study [STUDY=<name>] [JOBS=<processes>]  one question: variants × seeds, trained and compared"
 	@echo "make studies                  all of them; hours, goes on where it stopped. make results: docs/results.md"
+	@echo "make bench | bench-gpu        speed against plain ways; bench-check compares with the recorded bars"
 	@echo "make bench-curation VIDEOS=<folder>  speed of curation against the plain way"
 	@echo "make bench-scoring            how fast videos are scored"
 	@echo "make bench-generation         speed of generation against diffusers (benchmarks/generation_gpu.py: full size, GPU)"
@@ -84,6 +85,15 @@ test-slow: setup
 
 notebooks: setup
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py notebooks/*.ipynb
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py cpu
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/run.py gpu
+
+bench-check: setup
+	$(BIN)/python benchmarks/run.py check
 
 bench-curation: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curation.py $(VIDEOS) --root $${FACES_ROOT:-~/.insightface} --pack $${FACES_PACK:-buffalo_l}

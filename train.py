@@ -3,7 +3,7 @@
 from idanim.config import Run, program
 
 
-@program("train", aliases={"caption": "data.caption"})
+@program("train", aliases={"caption": "data.caption", "memory": "blocks"})
 def main(run: Run) -> None:
     """Train an adapter."""
     # Torch and Lightning load only once the command line is right.

@@ -43,6 +43,7 @@ def train(run: Run) -> None:
     module = build(
         config["training"],
         **models._asdict(),
+        blocks=build(config["blocks"]),
         identity_loss=built_or_plain(config["identity_loss"]["loss"]),
         face_weight=built_or_plain(config["face_weight"]["loss"]),
         stored_config=storable(run),

@@ -184,3 +184,21 @@ def test_duplicate_member_is_refused(tmp_path: Path) -> None:
             tar.addfile(tarfile.TarInfo("a.json"))
     with pytest.raises(IdanimError, match="two members"):
         ShardIndex.scan(path)
+
+
+def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, [make_sample(1), make_sample(2)])
+    scanned, scan = [], ShardIndex.scan
+    monkeypatch.setattr(ShardIndex, "scan", lambda path: scanned.append(path) or scan(path))
+    first, second = ShardIndex.kept(path), ShardIndex.kept(path)
+    assert first == second == scan(path)
+    assert first.digest == second.digest
+    assert len(scanned) == 1
+    for damage in ("", "[]", '{"shard": 1}'):
+        (tmp_path / "index" / "train-000000.json").write_text(damage)
+        assert ShardIndex.kept(path) == first
+    assert len(scanned) == 4
+    write_shard(path, [make_sample(3)])
+    assert ShardIndex.kept(path).keys == ("p003__0",)
+    assert len(scanned) == 5

@@ -119,13 +119,13 @@ def test_average_follows_its_formula(shards: Path, tmp_path: Path) -> None:
     module = make_module(ema_decay=0.15)
     weights = [module.adapter.state_dict()["image_proj_model.latents"].clone()]
     trainer_steps = 3
-    original = module.ema.update_parameters
+    original = module.ema.update
 
     def recording(adapter: FaceAdapter) -> None:
         weights.append(adapter.state_dict()["image_proj_model.latents"].clone())
         original(adapter)
 
-    module.ema.update_parameters = recording  # type: ignore[method-assign]
+    module.ema.update = recording  # type: ignore[method-assign]
     fit(module, make_data(shards), trainer_steps, tmp_path)
     expected = weights[1]  # the first update copies
     for n, current in enumerate(weights[2:], start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -85,7 +86,7 @@ class ClipDataModule(LightningDataModule):
     def _shards(self, split: str) -> list[ShardIndex]:
         if split not in self._indexed:
             paths = find_shards(self.location, split)
-            scanned = [ShardIndex.scan(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
+            scanned = [ShardIndex.kept(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
             self._indexed[split] = [shard for shard in scanned if shard.keys]
         return self._indexed[split]
 
@@ -164,8 +165,13 @@ class ClipDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
+        """Move all but the seeds: numbers are drawn from them on the CPU, and reading them back waits for a GPU."""
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(seeds=batch.seeds)
 
     def reference_batch(self, split: str, count: int) -> ClipBatch:
         """References of up to `count` different persons, the first clip of each; for figures during training.

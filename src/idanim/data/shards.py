@@ -13,6 +13,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,6 +176,34 @@ class ShardIndex:
                 raise
             raise IdanimError(f"{path}: not a readable tar file ({error}); copy or make it again") from error
         return members
+
+    @classmethod
+    def kept(cls, path: Path) -> ShardIndex:
+        """As `scan`, whose answer is kept in `index/` beside the shard until the shard's size or time changes.
+
+        Raises:
+            IdanimError: see `scan`.
+        """
+        if is_remote(path):  # has one of its own, for the shard may have left the cache
+            return cls.scan(path)
+        state = path.stat()
+        stamp = [state.st_size, state.st_mtime_ns]
+        file = path.parent / "index" / f"{path.stem}.json"
+        try:
+            known = read_json(file)
+            if known["shard"] == stamp:
+                members = {
+                    key: {extension: (int(offset), int(size)) for extension, (offset, size) in places.items()}
+                    for key, places in known["members"].items()
+                }
+                return cls(path, tuple(members), members)
+        except (OSError, IdanimError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none yet, or a damaged one: the shard says the same
+        index = cls.scan(path)
+        # Shards may lie where nothing can be written: then they are scanned again next time.
+        with suppress(OSError):
+            write_json(file, {"shard": stamp, "members": index.members})
+        return index
 
     @cached_property
     def digest(self) -> str:

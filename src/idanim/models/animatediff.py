@@ -17,13 +17,13 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.utils import is_accelerate_available
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from idanim.models.attention import TextAttentionProcessor, has_nothing_but_projections
+from idanim.models.attention import SelfAttentionProcessor, TextAttentionProcessor, has_nothing_but_projections
 from idanim.models.backbone import DTYPES, Backbone, BackboneParts, CrossAttentionLayer, Diffused, Latents
+from idanim.models.blocks import BlockPlan, run_blocks
 from idanim.models.checkpoint import require_finite
 from idanim.models.group_norm import normalise_frames_separately
 from idanim.types import IdanimError
@@ -202,13 +202,16 @@ class AnimateDiffBackbone(Backbone):
     def set_processors(self, processors: Mapping[str, Any] | None) -> None:
         """Set the processors of the named layers; the others and None get the plain ones."""
         given = processors or {}
-        wanted = dict(self.unet.attn_processors)
+        wanted = {
+            name: SelfAttentionProcessor() if has_nothing_but_projections(self._attention(name)) else processor
+            for name, processor in self.unet.attn_processors.items()
+        }
         for layer in self.cross_attention_layers():
             if not has_nothing_but_projections(self._attention(layer.name)):
                 raise IdanimError(f"backbone: attention layer {layer.name} is not a plain one as in SD1.5")
             wanted[layer.name] = given.get(layer.name) or TextAttentionProcessor()
         for layer in self.self_attention_layers():
-            wanted[layer.name] = given.get(layer.name) or AttnProcessor2_0()
+            wanted[layer.name] = given.get(layer.name) or wanted[layer.name]
         self.unet.set_attn_processor(wanted)
 
     def text_projections(self, layer: CrossAttentionLayer) -> tuple[Tensor, Tensor]:
@@ -226,7 +229,7 @@ class AnimateDiffBackbone(Backbone):
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
+        return self.text_encoder(ids.to(self.text_encoder.device, non_blocking=True)).last_hidden_state
 
     def cut_text(self, prompt: str) -> str:
         """What of a prompt is beyond CLIP's 77 tokens, of which two mark start and end."""
@@ -284,8 +287,19 @@ class AnimateDiffBackbone(Backbone):
         return Diffused(noisy, timesteps, noise, signal_share)
 
     def predict(self, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """The UNet's answer; `context` comes once per video."""
-        return self.unet(latents.to(self.dtype), timesteps, context, return_dict=False)[0]
+        """The UNet's answer; `context` comes once per video.
+
+        Frozen weights of half precision are computed with as they are: autocast would widen every norm to float32.
+        """
+        device_type = latents.device.type
+        with torch.autocast(
+            device_type, enabled=torch.is_autocast_enabled(device_type) and self.dtype == torch.float32
+        ):
+            return self.unet(latents.to(self.dtype), timesteps, context.to(self.dtype), return_dict=False)[0]
+
+    def run_blocks_by(self, plan: BlockPlan) -> None:
+        """See `Backbone.run_blocks_by`."""
+        run_blocks(self.unet, plan)
 
     def clean(self, diffused: Diffused, prediction: Tensor) -> Tensor:
         """x_0 = sqrt(ā) x_t - sqrt(1 - ā) v, or (x_t - sqrt(1 - ā) ε) / sqrt(ā)."""

@@ -84,6 +84,22 @@ class TextAttentionProcessor:
         return attn.to_out[1](attn.to_out[0](attended))
 
 
+class SelfAttentionProcessor:
+    """Plain self-attention of spatial layers and motion modules. No parameters."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of `hidden_states` [B, S, E] on itself → [B, S, E]."""
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        return attn.to_out[1](attn.to_out[0](attend(query, key, value, attn.heads)))
+
+
 class LowRank(nn.Module):
     """A low-rank addition to a linear layer: up(down(x)), zero at the start (official key names)."""
 
@@ -95,8 +111,8 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_dim] → [..., out_dim] in the type of `x`; computed in that of the weights."""
-        return self.up(self.down(x.to(self.down.weight.dtype))).to(x.dtype)
+        """[..., in_dim] → [..., out_dim], computed in the type of `x`: the weights in training may be wider."""
+        return F.linear(F.linear(x, self.down.weight.to(x.dtype)), self.up.weight.to(x.dtype))
 
 
 class LowRankAttention(nn.Module):
@@ -216,9 +232,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         [B, S, E].
     """
     shape = query.shape
+    if query.is_cuda and torch.is_grad_enabled() and len(key) < len(query):
+        # Backward kernels share out their work by keys: a few keys for all frames would leave most of a GPU idle.
+        key, value = (x.repeat_interleave(len(query) // len(x), dim=0) for x in (key, value))
     query = query.reshape(key.shape[0], -1, shape[-1])  # the queries of all frames of a video in one row
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(shape)
+    kernel = softmax_attention if _is_short(query, key) else F.scaled_dot_product_attention
+    return kernel(query, key, value).transpose(1, 2).reshape(shape)
+
+
+def _is_short(query: Tensor, key: Tensor) -> bool:
+    """Whether two plain matrix products replace a fused kernel, which works in tiles of 64 to 128 queries and keys.
+
+    A motion module has 16 of each. Without gradients, and on a CPU, the fused kernel is the faster one there too.
+    """
+    return query.is_cuda and torch.is_grad_enabled() and max(query.shape[-2], key.shape[-2]) <= 32
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention as two matrix products, whose softmax is summed in float32 or better.
+
+    Args:
+        query: [B, H, S, d].
+        key: [B, H, T, d].
+        value: [B, H, T, d].
+
+    Returns:
+        [B, H, S, d].
+    """
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return torch.softmax(weights, dim=-1) @ value
 
 
 def has_nothing_but_projections(attn: Any) -> bool:

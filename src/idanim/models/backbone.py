@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from idanim.models.attention import ContextCache, TextAttentionProcessor
+from idanim.models.blocks import BlockPlan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that frozen weights may have, by their name in a configuration."""
@@ -141,6 +142,9 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def decode_in(self, chunk_frames: int | None, tiled: bool) -> None:
         """Decode so many frames at once (None = as they are now), and in tiles or not, to save memory."""
+
+    def run_blocks_by(self, plan: BlockPlan) -> None:
+        """Recompute and compile in training as planned; a backbone that knows no blocks stays as it is."""
 
     @abstractmethod
     def clean(self, diffused: Diffused, prediction: Tensor) -> Tensor:

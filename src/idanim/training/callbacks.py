@@ -186,7 +186,7 @@ def training_callbacks(
         stop: the signals that end the run.
     """
     return [
-        TQDMProgressBar(),
+        TQDMProgressBar(refresh_rate=every_n_steps["log"]),  # figures are read from the device only to be shown
         GradientWatch(watch),
         IdentityWatch(watch),
         FrozenWatch(watch),

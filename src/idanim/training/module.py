@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,16 +11,18 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.backbone import Backbone
+from idanim.models.blocks import BlockPlan
 from idanim.models.checkpoint import CONFIG_KEY, EMA_KEY, load_strictly
 from idanim.models.encoder import FaceEncoder
 from idanim.training.face_weight import FaceWeight
 from idanim.training.identity_loss import IdentityLoss
+from idanim.training.moving_average import MovingAverage
 from idanim.training.objective import denoising_loss, draw
 from idanim.training.resume import changed_settings
 from idanim.types import ClipBatch, IdanimError
@@ -42,6 +45,7 @@ class AdapterTraining(LightningModule):
         identity_loss: added to the denoising loss; None = the paper's loss alone.
         face_weight: how much each place counts in the denoising loss; None = all alike, as in the paper.
         stored_config: what goes into checkpoints as the configuration.
+        blocks: how the backbone's blocks run: what is recomputed and compiled.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class AdapterTraining(LightningModule):
         identity_loss: IdentityLoss | None = None,
         face_weight: FaceWeight | None = None,
         stored_config: dict[str, Any] | None = None,
+        blocks: BlockPlan | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -68,13 +73,13 @@ class AdapterTraining(LightningModule):
         self.face_weight = face_weight
         self.stored_config = stored_config or {}
 
-        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            decay = min(ema_decay, (1 + int(count)) / (10 + int(count)))
-            return torch.lerp(current, averaged, decay)
-
-        self.ema = AveragedModel(adapter, avg_fn=average)
-        self.ema.requires_grad_(False)
+        self.blocks = blocks or BlockPlan()
+        self.ema = MovingAverage(adapter, ema_decay)
         adapter.attach(backbone)
+
+    def on_fit_start(self) -> None:
+        """Prepare the backbone, which is on its device now."""
+        self.backbone.run_blocks_by(self.blocks)
 
     # ------------------------------------------------------------------------------------------- steps
 
@@ -90,7 +95,7 @@ class AdapterTraining(LightningModule):
     def _losses(self, adapter: FaceAdapter, batch: ClipBatch) -> tuple[Tensor, Tensor | None]:
         """The denoising loss, and the weighted identity loss where there is one."""
         drawn = draw(batch.seeds, batch.latents.shape[1:])
-        noise, time, null_image, frame_order = (x.to(self.device) for x in drawn)
+        noise, time, null_image, frame_order = (x.to(self.device, non_blocking=True) for x in drawn)
         features = self.encoder.encode(batch.references)
         if self.null_image_prob > 0:
             is_null = (null_image < self.null_image_prob).view(-1, 1, 1, 1)
@@ -150,10 +155,22 @@ class AdapterTraining(LightningModule):
         schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all weights.
+
+        Lightning's own clipping refuses fused optimisers under mixed precision, for the sake of loss scaling.
+        """
+        clip_grad_norm_(self.adapter.parameters(), gradient_clip_val or math.inf)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then take the new weights into the moving average."""
         super().optimizer_step(*args, **kwargs)
-        self.ema.update_parameters(self.adapter)
+        self.ema.update(self.adapter)
 
     def train(self, mode: bool = True) -> AdapterTraining:
         """The frozen parts stay in evaluation mode."""
@@ -180,7 +197,7 @@ class AdapterTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the moving average and the configuration."""
         checkpoint[EMA_KEY] = self.ema.module.state_dict()
-        checkpoint["ema_updates"] = int(self.ema.n_averaged)
+        checkpoint["ema_updates"] = self.ema.num_updates
         checkpoint[CONFIG_KEY] = self.stored_config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -196,4 +213,4 @@ class AdapterTraining(LightningModule):
                 "Give the same settings, or another output= for a new run"
             )
         load_strictly(self.ema.module, checkpoint[EMA_KEY], "the checkpoint's moving average")
-        self.ema.n_averaged.fill_(checkpoint["ema_updates"])
+        self.ema.num_updates = checkpoint["ema_updates"]

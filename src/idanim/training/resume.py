@@ -14,6 +14,8 @@ MAY_CHANGE = (
     "every_n_steps",
     "trainer",
     "watch",
+    "blocks",
+    "training.optimizer.fused",
     "data.shards",
     "data.latents",
     "data.num_workers",
@@ -38,7 +40,7 @@ MAY_CHANGE = (
     "face_weight.face_finder.root",
     "study",
 )
-"""Where a run lives, how long it goes on and what it shows; everything else decides the weights."""
+"""Where a run lives, how long it goes on, what it shows, and ways to compute the same; all else decides the weights."""
 
 
 def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

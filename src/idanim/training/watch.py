@@ -121,6 +121,8 @@ class GradientWatch(Callback):
         gradients = [p.grad for p in pl_module.adapter.parameters() if p.grad is not None]
         measured = torch.nn.utils.get_total_norm(gradients)
         pl_module.log("train/grad_norm", measured, logger=False)
+        if self.watch.not_finite == self.watch.exploding_gradient == "off":
+            return  # reading the norm makes the computer wait for the GPU
         norm = float(measured)
         if norm != norm or norm == float("inf"):
             if trainer.scaler is None:  # in half precision the scaler leaves such steps out
