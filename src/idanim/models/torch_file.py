@@ -89,6 +89,9 @@ def _go_through(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         if not zipfile.is_zipfile(path):
+            if file.read(2) == b"PK":
+                raise zipfile.BadZipFile("it ends too early")
+            file.seek(0)
             for _ in range(5):  # magic number, version, facts of the machine, the content, names of the storages
                 _Reader(_Bounded(file, size), size).load()
             return
@@ -168,7 +171,9 @@ class _Reader(pickle._Unpickler):
         try:
             return super().load()
         except KeyError as error:
-            raise pickle.UnpicklingError(f"an unknown or forbidden operation {error}") from error
+            if error.args[0] in pickle._Unpickler.dispatch:
+                raise pickle.UnpicklingError(f"the forbidden operation {error}") from error
+            raise RuntimeError(f"an unknown operation {error}") from error
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _HARMLESS:
