@@ -11,6 +11,8 @@ JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 TOY_FOLDER ?= data/toy/weights
+PLAN ?= cpu
+DEVICE ?= cpu
 
 .PHONY: help setup demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
@@ -25,7 +27,7 @@ help:
 	@echo "make bench-generation         speed of generation against diffusers (benchmarks/generation_gpu.py: full size, GPU)"
 	@echo "make load-test [MINUTES=10]   50 users at once on the web page, on the toy world"
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
-	@echo "make toy-weights              train the models of the toy world from nothing; hours, goes on where it stopped"
+	@echo "make toy-weights [PLAN=gpu DEVICE=cuda]  train the models of the toy world from nothing; hours of CPU, goes on where it stopped"
 	@echo "make notebooks                execute the notebooks and store their outputs; a minute"
 	@echo "make crash-test [KILLS=200]   kill the programs at random moments, compare what they leave; an hour"
 	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
@@ -70,7 +72,7 @@ results: setup
 	$(BIN)/python -m idanim.study all only_report=true results=docs/results.md
 
 toy-weights: setup
-	OMP_NUM_THREADS=$${THREADS:-2} $(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER) gates write
+	OMP_NUM_THREADS=$${THREADS:-2} $(BIN)/python -m idanim.toyworld.make_weights $(TOY_FOLDER) gates write --plan $(PLAN) --device $(DEVICE)
 	@echo "to ship them: make ship-toy-weights"
 
 ship-toy-weights:

@@ -89,7 +89,7 @@ PLANS = {
         adapter=5000,
     ),
 }
-"""By name. The shipped weights were made by "gpu", in minutes of an H100."""
+"""By name. "gpu" wants a quarter of an hour of an H100; LOG.md says what made the shipped weights."""
 
 
 class Workshop:
