@@ -22,7 +22,7 @@ from idanim import tune
 from idanim.config import Run, compose
 from idanim.pareto import front, trial_table, write_front
 from idanim.tune import FailedTrialError, check_space, open_study, search, trial_folder
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 SPACE = {
     "training.optimizer.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -159,6 +159,16 @@ def test_a_training_that_outlives_the_search_keeps_its_folder(tmp_path: Path) ->
     time.sleep(0.5)
     with tune._held(tmp_path / "trial") as ours:
         assert ours
+
+
+def test_a_training_that_was_told_to_end_is_no_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text(f"raise SystemExit({StoppedBySignalError.EXIT_STATUS})\n")
+    monkeypatch.setattr(tune, "CONF_DIR", tmp_path / "conf")
+    monkeypatch.setattr(tune, "check_space", lambda space: None)
+    with pytest.raises(StoppedBySignalError, match="the same command goes on"):
+        search(a_run(tmp_path / "out"))
+    (trial,) = open_study(tmp_path / "out", a_run(tmp_path / "out").config).trials
+    assert trial.state is TrialState.RUNNING
 
 
 def test_other_settings_are_refused(tmp_path: Path, programs: Programs) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, program
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 try:
     import optuna
@@ -164,6 +164,8 @@ def _call(script: str, folder: Path, group: str, *arguments: str) -> None:
         status = subprocess.run(  # with what is inheritable: the lock of `_held`
             command, stdout=stream, stderr=subprocess.STDOUT, env=environment, close_fds=False, check=False
         )
+    if status.returncode == StoppedBySignalError.EXIT_STATUS:  # not the settings' fault: the trial is taken up again
+        raise StoppedBySignalError(f"{script} in {folder} was told to end; the same command goes on")
     if status.returncode:
         last = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN_LINES:]
         raise FailedTrialError(f"{script} ended with {status.returncode}: " + "\n".join(last))
