@@ -56,7 +56,7 @@ toy-data: setup
 # More people than for the demo, and ten faces a clip, of which the paper's recipe uses five.
 study-data: setup data/toy/study/shards/report.json
 
-data/toy/study/shards/report.json:
+data/toy/study/shards/report.json: | setup
 	@echo "── the toy world: film 240 people, curate the videos"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/study/videos --people 240 --clips 2 --frames 16 --size 144
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/study/videos output=data/toy/study/shards workers=$(JOBS) \
@@ -76,6 +76,7 @@ toy-weights: setup
 	@echo "to ship them: make ship-toy-weights"
 
 ship-toy-weights:
+	@test -d $(TOY_FOLDER)/weights || { echo "$(TOY_FOLDER)/weights is not there: make toy-weights"; exit 1; }
 	rm -rf src/idanim/toyworld/weights
 	cp -r $(TOY_FOLDER)/weights src/idanim/toyworld/weights
 

@@ -16,7 +16,7 @@ from idanim.metrics.prompts import load_prompts
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
 from idanim.models.tiny import tiny_backbone, tiny_encoder
-from idanim.systems import System, SystemLoader, parse_systems
+from idanim.systems import System, SystemLoader, fill_grid, parse_systems
 from idanim.types import IdanimError
 from idanim.video import read_frames
 
@@ -50,6 +50,12 @@ def test_names_of_systems(files):
 
 def test_our_runs_go_by_the_name_of_their_folder(files):
     assert [system.name for system in parse_systems([str(files["ours"])], None)] == ["first"]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
+def test_no_number_of_videos_is_refused(tmp_path, batch_size):
+    with pytest.raises(IdanimError, match=f"batch_size={batch_size}: expected a whole number"):
+        fill_grid([], [], tmp_path, DrawingSampler, SamplingSettings(4, 32, 32, 2, 3.0, "", 8), {}, batch_size)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from idanim import tune
 from idanim.config import Run, compose
 from idanim.pareto import front, trial_table, write_front
 from idanim.tune import FailedTrialError, check_space, open_study, search, trial_folder
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 SPACE = {
     "training.optimizer.lr": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -127,6 +129,46 @@ def test_a_trial_that_another_process_is_at_is_left_to_it(tmp_path: Path, progra
         search(a_run(tmp_path, num_trials=3))
     assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.COMPLETE]
     assert drawn(study)[1] != drawn(study)[2]
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from idanim import tune
+
+tune.CONF_DIR = Path(sys.argv[1], "conf")
+with tune._held(Path(sys.argv[1], "trial")):
+    tune._call("train.py", Path(sys.argv[1], "trial"), "group")
+"""
+
+
+def test_a_training_that_outlives_the_search_keeps_its_folder(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    (tmp_path / "train.py").write_text(
+        f"import os, time, pathlib\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    running = subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path])
+    while not (started.is_file() and started.read_text()):
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.kill()
+    running.wait()
+    with tune._held(tmp_path / "trial") as ours:
+        assert not ours
+    os.kill(int(started.read_text()), signal.SIGKILL)
+    time.sleep(0.5)
+    with tune._held(tmp_path / "trial") as ours:
+        assert ours
+
+
+def test_a_training_that_was_told_to_end_is_no_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text(f"raise SystemExit({StoppedBySignalError.EXIT_STATUS})\n")
+    monkeypatch.setattr(tune, "CONF_DIR", tmp_path / "conf")
+    monkeypatch.setattr(tune, "check_space", lambda space: None)
+    with pytest.raises(StoppedBySignalError, match="the same command goes on"):
+        search(a_run(tmp_path / "out"))
+    (trial,) = open_study(tmp_path / "out", a_run(tmp_path / "out").config).trials
+    assert trial.state is TrialState.RUNNING
 
 
 def test_other_settings_are_refused(tmp_path: Path, programs: Programs) -> None:

@@ -83,3 +83,6 @@ def test_an_evaluation_alone_is_a_job_and_knows_its_people(tmp_path: Path) -> No
     (found,) = read_comparison(tmp_path / "sweep").jobs
     assert found.identities["face_similarity"] == {"ann": 0.4, "bob": 0.4}
     assert found.identities["normalised_similarity"]["ann"] == pytest.approx(0.5)
+    for damaged in (["ann"], [{"identity": "ann"}], {"ann": 0.4}, [rows[0] | {"face_similarity": "0.4"}]):
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps({"summary": summary, "identities": damaged}))
+        assert "evaluation/metrics.json: identities" in read_comparison(tmp_path / "sweep").incomplete["job"]

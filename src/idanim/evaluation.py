@@ -285,7 +285,7 @@ def _score(
         "protocol_models": protocol.models,
         "num_frames": scoring["num_frames"],
     }
-    scorer = VideoScorer(people, score_frames, settings, run.output / "scores", judges.clip is not None)
+    scorer = VideoScorer(people, score_frames, settings, run.output / "scores", judges.clip is not None, judges.reader)
     scored: dict[str, ScoredVideo] = {}
     for path, record in tqdm(filled.videos.items(), desc="score", unit="video"):
         name = path.relative_to(folder).as_posix()

@@ -158,11 +158,21 @@ def read_identities(path: Path, summary: Mapping[str, Interval]) -> dict[str, di
     Args:
         path: `metrics.json` of the evaluation.
         summary: its figures, for floor and ceiling.
+
+    Raises:
+        IdanimError: a row has no system or person, or a value is no number.
     """
+    where = f"{EVALUATION}: identities"
     rows = read_json(path).get("identities", [])
-    main = [row for row in rows if row["system"] == rows[0]["system"]]
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"system", "identity"} <= row.keys() for row in rows
+    ):
+        raise IdanimError(f"{where}: expected a list of {{system, identity, …}}")
+    main = [row for row in rows if row["system"] == rows[0]["system"]]  # it comes first
     names = [name for name in (main[0] if main else {}) if name not in ("system", "identity", "num_videos")]
-    values = {name: {row["identity"]: row[name] for row in main} for name in names}
+    values = {
+        name: {str(row["identity"]): _finite(row.get(name), f"{where}: {name}") for row in main} for name in names
+    }
     floor, ceiling = (summary.get(f"{kind}_similarity") for kind in ("different_person", "real_pair"))
     if floor and ceiling and floor.mean is not None and ceiling.mean is not None:
         low, high = floor.mean, ceiling.mean

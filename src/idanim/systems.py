@@ -205,7 +205,12 @@ def fill_grid(
         settings: of the sampler.
         source: what else decides the pixels, for the record of each video.
         batch_size: videos that are sampled together.
+
+    Raises:
+        IdanimError: `batch_size` is no number of videos.
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise IdanimError(f"batch_size={batch_size}: expected a whole number, 1 or more")
     by_name = {person.identity: person for person in people}
     filled, missing = FilledGrid(), []
     for cell in cells:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, program
-from idanim.types import IdanimError
+from idanim.types import IdanimError, StoppedBySignalError
 
 try:
     import optuna
@@ -103,7 +103,7 @@ def trial_folder(output: Path, number: int) -> Path:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Whether this process is the only one at work on a trial; the system lets go of the folder if it dies."""
+    """Whether this process is the only one at work on a trial; if it dies, the system lets go with its last program."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -111,6 +111,8 @@ def _held(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
+            # The programs hold it too: one that outlives a killed search must not meet a second one in its folder.
+            os.set_inheritable(file.fileno(), True)
             yield True
 
 
@@ -159,7 +161,11 @@ def _call(script: str, folder: Path, group: str, *arguments: str) -> None:
     command = [sys.executable, str(path), *arguments, f"hydra.run.dir={folder.resolve()}"]
     environment = os.environ | {"WANDB_RUN_GROUP": group}
     with said.open("w", encoding="utf-8") as stream:
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
+        status = subprocess.run(  # with what is inheritable: the lock of `_held`
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, close_fds=False, check=False
+        )
+    if status.returncode == StoppedBySignalError.EXIT_STATUS:  # not the settings' fault: the trial is taken up again
+        raise StoppedBySignalError(f"{script} in {folder} was told to end; the same command goes on")
     if status.returncode:
         last = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN_LINES:]
         raise FailedTrialError(f"{script} ended with {status.returncode}: " + "\n".join(last))

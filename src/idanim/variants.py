@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from idanim.files import atomic_path, write_json
-from idanim.jobs import Job
+from idanim.jobs import DEFAULT, Job
 from idanim.metrics.intervals import Interval
 from idanim.metrics.page import data_uri, write_page
 from idanim.metrics.paired import Difference
@@ -88,7 +88,7 @@ def group_by_seed(jobs: Sequence[Job], over: str) -> dict[str, dict[int, Job]]:
 
 
 def _label(job: Job, key: str, num_varied: int) -> str:
-    value = job.overrides.get(key, "(default)")
+    value = job.overrides.get(key, DEFAULT)
     return value if num_varied == 1 else f"{key}={value}"
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from idanim.config import CONF_DIR, compose
+from idanim.config import CONF_DIR, Run, compose
+from idanim.study.__main__ import _check
 from idanim.study.plan import (
     BASELINE,
     Variant,
@@ -104,3 +106,19 @@ def test_some_variants_come_with_those_that_they_refer_to() -> None:
     assert chosen_variants(variants, None) == variants
     with pytest.raises(IdanimError, match="variants=null_2: there is paper, null_0"):
         chosen_variants(variants, ["null_2"])
+    assert chosen_variants(variants, "null_1") == chosen_variants(variants, ["null_1"])
+    chain = [Variant("s", BASELINE), Variant("s", "a"), Variant("s", "b", of="a"), Variant("s", "c", against="b")]
+    assert chosen_variants(chain, ["c"]) == chain
+
+
+def test_an_adapter_that_nobody_trains_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = {"a": {"of": "paper"}, "b": {"of": "a"}}
+    monkeypatch.setattr("idanim.study.plan._composed", lambda name: Run({"study": described}, Path(), {}, "sha"))
+    with pytest.raises(IdanimError, match="study s: b is of a, which trains no adapter of its own"):
+        read_variants("s")
+
+
+@pytest.mark.parametrize("changes", [{"seeds": 3}, {"seeds": []}, {"seeds": [1, 1]}, {"jobs": 0}, {"jobs": "two"}])
+def test_wrong_numbers_of_seeds_and_jobs_are_told(changes: dict[str, Any]) -> None:
+    with pytest.raises(IdanimError, match=f"{next(iter(changes))}=.*: expected a"):
+        _check({"jobs": 1, "seeds": [0]} | changes)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from idanim.study import work
-from idanim.study.plan import plan, read_variants
-from idanim.study.work import DONE, Task, TaskFailedError, is_done
+from idanim.study.plan import Cell, plan, read_variants
+from idanim.study.work import DONE, Task, TaskFailedError, is_done, run_cells
 from idanim.types import IdanimError
 
 
@@ -104,6 +104,19 @@ def test_done_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert is_done(tmp_path, ["a=1", "seed=0"])
     with pytest.raises(IdanimError, match=r"other settings \(a=1, a=2\)"):
         is_done(tmp_path, ["a=2", "seed=0"])
+
+
+def test_complete_figures_do_not_pass_for_those_of_other_training(tmp_path: Path) -> None:
+    def cells(*typed: str) -> list[Cell]:
+        return plan(read_variants("random_ref"), [0], typed, ["num_identities=2"], tmp_path)
+
+    (cell,) = cells("trainer.max_steps=60")
+    for folder, arguments in ((cell.folder, cell.training.arguments), (cell.folder / "evaluation", cell.arguments)):
+        folder.mkdir(parents=True)
+        (folder / DONE).write_text(json.dumps({"arguments": arguments, "seconds": 3}))
+    assert run_cells(cells("trainer.max_steps=60"), 1) == {}
+    with pytest.raises(IdanimError, match=r"other settings \(trainer.max_steps=100, trainer.max_steps=60\)"):
+        run_cells(cells("trainer.max_steps=100"), 1)
 
 
 def test_what_is_raised_is_logged_and_comes_out_as_words(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from idanim.metrics.people import Person
 from idanim.metrics.prompts import load_prompts
+from idanim.metrics.scoring import score_unreadable
+from idanim.metrics.videos import VideoRecord
 from idanim.toyworld.captions import caption
 from idanim.toyworld.make_videos import film
 from idanim.toyworld.people import ACTIONS, HAIR_STYLES, sample_attributes
@@ -54,3 +58,24 @@ def test_what_is_not_asked_has_no_score(reader: ToyPromptReader) -> None:
     attributes, action = reader.read(video.frames[:4], "a person wearing a red hat smiling")
     assert attributes is not None
     assert action is None  # too short to tell
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a photo of somebody", (None, None)),
+        ("a person wearing a red hat", (0.0, None)),
+        ("a person is smiling", (None, 0.0)),
+        ("a person wearing a red hat smiling", (0.0, 0.0)),
+    ],
+)
+def test_a_video_that_is_not_there_follows_nothing_that_is_asked(
+    reader: ToyPromptReader, prompt: str, expected: tuple[float | None, float | None]
+) -> None:
+    (video,) = film(1, clips_per_person=1, num_frames=8, size_px=32, seed=31000)
+    assert tuple(value is None for value in reader.read(video.frames, prompt)) == tuple(v is None for v in expected)
+    ann = Person("ann", (), np.ones((1, 4), np.float32), (), "photos")
+    (score,) = score_unreadable("x.mp4", VideoRecord(prompt, "ann"), {"ann": ann}, "missing", reader=reader)
+    assert (score.prompt_attributes, score.prompt_action) == expected
+    (score,) = score_unreadable("x.mp4", VideoRecord(prompt, "ann"), {"ann": ann}, "missing")
+    assert (score.prompt_attributes, score.prompt_action) == (None, None)

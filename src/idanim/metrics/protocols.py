@@ -37,6 +37,10 @@ class PromptReader(Protocol):
         """Reader and weights; figures of different names never compare."""
         ...
 
+    def asks(self, prompt: str) -> tuple[bool, bool]:
+        """Whether a prompt asks for attributes, and whether for an action."""
+        ...
+
     def read(self, frames: UInt8Array, prompt: str) -> tuple[float | None, float | None]:
         """Compare a video with its prompt.
 

@@ -34,6 +34,8 @@ PAIR_METRICS = (
     "identity_drift",
 )
 """Scores of a video against a person."""
+READ_METRICS = ("prompt_attributes", "prompt_action")
+"""Scores by a `PromptReader`, in its order."""
 VIDEO_METRICS = (
     "face_detection_rate",
     "motion",
@@ -42,8 +44,7 @@ VIDEO_METRICS = (
     "temporal_consistency",
     "text_alignment",
     "frame_consistency",
-    "prompt_attributes",
-    "prompt_action",
+    *READ_METRICS,
 )
 """Scores of a video alone."""
 
@@ -168,8 +169,7 @@ def _by_clip(clip: ClipScorer | None, frames: UInt8Array, prompt: str) -> dict[s
 def _by_reader(reader: PromptReader | None, frames: UInt8Array, prompt: str) -> dict[str, float | None]:
     if reader is None:
         return {}
-    attributes, action = reader.read(frames, prompt)
-    return {"prompt_attributes": attributes, "prompt_action": action}
+    return dict(zip(READ_METRICS, reader.read(frames, prompt), strict=True))
 
 
 def _against(track: FaceTrack, views: list[View], identity: str, people: Mapping[str, Person]) -> dict[str, Any]:
@@ -188,7 +188,12 @@ def _against(track: FaceTrack, views: list[View], identity: str, people: Mapping
 
 
 def score_unreadable(
-    video: str, record: VideoRecord, people: Mapping[str, Person], problem: str, by_clip: bool = False
+    video: str,
+    record: VideoRecord,
+    people: Mapping[str, Person],
+    problem: str,
+    by_clip: bool = False,
+    reader: PromptReader | None = None,
 ) -> list[VideoScore]:
     """Scores of a video that can't be decoded: it shows nothing, so it must not lift a mean by its absence.
 
@@ -201,11 +206,15 @@ def score_unreadable(
         people: everybody in the evaluation, by name.
         problem: why it can't be read.
         by_clip: whether readable videos have scores by CLIP.
+        reader: of readable videos; what a prompt does not ask for stays None.
     """
     scores: dict[str, Any] = dict.fromkeys(("num_frames", "num_faces"), 0)
     scores |= dict.fromkeys(("face_similarity", "face_detection_rate", "temporal_consistency"), 0.0)
     scores |= dict.fromkeys(("chance_similarity", "retrieval_rank1"), 0.0 if len(people) > 1 else None)
-    scores |= dict.fromkeys(("text_alignment", "frame_consistency"), 0.0 if by_clip else None)
+    scores["text_alignment"] = 0.0 if by_clip and record.prompt.strip() else None
+    scores["frame_consistency"] = 0.0 if by_clip else None
+    asked = (False, False) if reader is None else reader.asks(record.prompt)
+    scores |= {name: 0.0 if is_asked else None for name, is_asked in zip(READ_METRICS, asked, strict=True)}
     scores |= {"detected_face_similarity": None, "motion": None, "problem": problem}
     return [
         VideoScore(video, identity=identity, **_made_from(record), **scores) for identity in _targets(record, people)

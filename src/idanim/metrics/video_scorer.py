@@ -15,6 +15,7 @@ import numpy as np
 from idanim.files import read_json, sha256, write_json
 from idanim.metrics.people import Person
 from idanim.metrics.picture_grid import thumbnails
+from idanim.metrics.protocols import PromptReader
 from idanim.metrics.scoring import VideoScore, score_unreadable
 from idanim.metrics.videos import VideoRecord
 from idanim.pictures import decode_picture, encode_jpeg
@@ -73,6 +74,7 @@ class VideoScorer:
         settings: everything else that decides the scores: face engine, frames looked at.
         store: folder of the stored scores.
         by_clip: whether there are scores by CLIP.
+        reader: reads what prompts ask for; None without one.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class VideoScorer:
         settings: Mapping[str, Any],
         store: Path,
         by_clip: bool = False,
+        reader: PromptReader | None = None,
     ) -> None:
         self.by_clip = by_clip
+        self.reader = reader
         self.people = {person.identity: person for person in people}
         self.score_frames = score_frames
         self.store = store
@@ -117,7 +121,8 @@ class VideoScorer:
         return scored
 
     def _nothing(self, name: str, record: VideoRecord, problem: str) -> ScoredVideo:
-        return ScoredVideo(score_unreadable(name, record, self.people, problem, self.by_clip), [problem], None)
+        scores = score_unreadable(name, record, self.people, problem, self.by_clip, self.reader)
+        return ScoredVideo(scores, [problem], None)
 
     def _file(self, name: str) -> Path:
         return self.store / f"{name}.json"

@@ -19,7 +19,9 @@ from idanim.study.work import run_cells, training_run
 from idanim.types import IdanimError
 
 
-@program("study", positional="studies", aliases={"experiment": "studies", "caption": "data.caption"})
+@program(
+    "study", positional="studies", aliases={"experiment": "studies", "caption": "data.caption", "memory": "blocks"}
+)
 def main(run: Run) -> None:
     """Train, evaluate, compare."""
     config = run.config
@@ -40,9 +42,11 @@ def main(run: Run) -> None:
 
 
 def _check(config: dict[str, Any]) -> None:
-    seeds = config["seeds"]
-    if config["jobs"] < 1 or not seeds or len(set(seeds)) < len(seeds):
-        raise IdanimError(f"jobs={config['jobs']}, seeds={seeds}: expected at least one of each, no seed twice")
+    jobs, seeds = config["jobs"], config["seeds"]
+    if not isinstance(jobs, int) or jobs < 1:
+        raise IdanimError(f"jobs={jobs}: expected a number of processes")
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise IdanimError(f"seeds={seeds}: expected a [list] of at least one, none twice")
 
 
 def _cells(name: str, run: Run) -> list[Cell]:

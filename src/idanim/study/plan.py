@@ -111,27 +111,32 @@ def read_variants(name: str) -> list[Variant]:
     variants += [_variant(name, key, value) for key, value in described.items()]
     if not described and name != BASELINE_STUDY:
         variants.append(Variant(name, name))
-    names = [variant.name for variant in variants]
+    by_name = {variant.name: variant for variant in variants}
     for variant in variants:
-        if not {variant.of or BASELINE, variant.against} <= set(names):
+        if not {variant.of or BASELINE, variant.against} <= by_name.keys():
             named = f"of {variant.of} against {variant.against}"
-            raise IdanimError(f"study {name}: {variant.name} is {named}; there is {', '.join(names)}")
+            raise IdanimError(f"study {name}: {variant.name} is {named}; there is {', '.join(by_name)}")
+        if variant.of and by_name[variant.of].of:
+            raise IdanimError(f"study {name}: {variant.name} is of {variant.of}, which trains no adapter of its own")
     return variants
 
 
-def chosen_variants(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Variant]:
-    """The named variants and those that they refer to, the paper's recipe among them; None = all.
+def chosen_variants(variants: Sequence[Variant], given: str | Sequence[str] | None) -> list[Variant]:
+    """The variants that `variants=` means and those that they refer to, the paper's recipe among them; None = all.
 
     Raises:
         IdanimError: there is no such variant.
     """
     by_name = {variant.name: variant for variant in variants}
+    names = [given] if isinstance(given, str) else given
     unknown = sorted(set(names or ()) - by_name.keys())
     if unknown:
         raise IdanimError(f"variants={','.join(unknown)}: there is {', '.join(by_name)}")
-    wanted = {BASELINE, *(by_name if names is None else names)}
-    for name in list(wanted):
-        wanted |= {by_name[name].of or BASELINE, by_name[name].against}
+    wanted: set[str] = set()
+    new = {BASELINE, *(by_name if names is None else names)}
+    while new:
+        wanted |= new
+        new = {other for name in new for other in (by_name[name].of or BASELINE, by_name[name].against)} - wanted
     return [variant for variant in variants if variant.name in wanted]
 
 

@@ -155,8 +155,14 @@ def run_cells(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = pri
 
     Returns:
         Name of each task that failed → why. Those that hang on it are left out.
+
+    Raises:
+        IdanimError: something is complete, but was made with other settings; a process died, or the clips can't be
+            prepared.
     """
     by_folder = {cell.folder: cell for cell in cells}
+    # Of complete evaluations, too: or their figures would pass for those of other settings of training.
+    is_trained = {c.training.folder: is_done(c.training.folder, c.training.arguments) for c in by_folder.values()}
     missing = [cell for cell in by_folder.values() if not is_done(cell.folder / "evaluation", cell.arguments)]
     evaluations: dict[Path, list[Cell]] = {}
     for cell in missing:
@@ -166,7 +172,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = pri
     waiting: list[Task] = []
     num_tasks = len(missing)
     for folder, training in trainings.items():
-        if is_done(folder, training.arguments):
+        if is_trained[folder]:
             ready.extend(_evaluation(cell) for cell in evaluations.pop(folder))
         else:
             waiting.append(Task(f"train {_short(folder)}", train_cell, (training,)))

@@ -33,6 +33,11 @@ class ToyPromptReader:
         self._actions = load_network(ActionReader(NUM_FRAMES, len(ACTIONS)), Path(folder) / "action_reader.safetensors")
         self.name = f"toy/reader-{sha256(path)[:8]}"
 
+    def asks(self, prompt: str) -> tuple[bool, bool]:
+        """Whether a prompt asks for visible attributes, and whether for an action."""
+        asked = asked_for(prompt)
+        return any(name in VISIBLE for name in asked), "action" in asked
+
     @torch.no_grad()
     def read(self, frames: UInt8Array, prompt: str) -> tuple[float | None, float | None]:
         """Compare a video with its prompt; see `idanim.metrics.protocols.PromptReader`.
