@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-MAX_KILLS_A_ROUND = 4
+MAX_KILLS_A_ROUND, MAX_FAILED = 4, 20
 UNCOMPARED = {"train/clips_per_s", "seconds", "git_sha", "output", "config"}
 """Figures of time and place."""
 
@@ -85,8 +86,6 @@ def start(arguments: list[str], log: Path) -> int:
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -312,7 +311,7 @@ def crash(program: Program, kills: int, output: Path, rng: np.random.Generator) 
         tally.failed.append(f"without a kill: exit status {status}, see {output / 'straight.log'}")
         return tally
     expected = program.results(straight)
-    while tally.kills < kills:
+    while tally.kills < kills and len(tally.failed) < MAX_FAILED:
         tally.rounds += 1
         folder, log = output / f"round_{tally.rounds}", output / f"round_{tally.rounds}.log"
         for again in range(min(int(rng.integers(1, MAX_KILLS_A_ROUND + 1)), kills - tally.kills)):
@@ -388,10 +387,10 @@ def main() -> None:
         minutes = (time.monotonic() - began) / 60
         print(
             "{:<10} {:>5} {:>9} {:>7} {:>10} {:>7} {:>7} {:>9.1f}".format(program.name, *counts, *bad, minutes),
+            *(f"    {text}" for text in (*tally.differing, *tally.broken, *tally.failed)),
+            sep="\n",
             flush=True,
         )
-        for text in (*tally.differing, *tally.broken, *tally.failed):
-            print(f"    {text}", flush=True)
     report = {name: vars(tally) for name, tally in tallies.items()}
     (output / "crash.json").write_text(json.dumps(report, indent=1))
     sys.exit(any(tally.differing or tally.broken or tally.failed for tally in tallies.values()))

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AnimateDiffPipeline
+from measure import alternate
+from plain_loop import ip_adapter_state
 
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
@@ -54,11 +56,7 @@ def diffusers_pipeline(backbone: AnimateDiffBackbone, adapter: FaceAdapter) -> A
         motion_adapter=None,
         scheduler=backbone.scheduler,
     )
-    state = adapter.state_dict()
-    projection = {k.removeprefix("image_proj_model."): v for k, v in state.items() if k.startswith("image_proj_model.")}
-    faces = {k.removeprefix("adapter_modules."): v for k, v in state.items() if k.startswith("adapter_modules.")}
-    faces = {k.replace("_face.", "_ip."): v for k, v in faces.items()}
-    pipeline.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": faces}], low_cpu_mem_usage=False)
+    pipeline.unet._load_ip_adapter_weights([ip_adapter_state(adapter)], low_cpu_mem_usage=False)
     pipeline.set_ip_adapter_scale(adapter.scale)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -143,20 +141,10 @@ def compare(
     """Both make the same video `rounds` times in turn, after once each that doesn't count."""
     ours, theirs = rivals.ours(settings), rivals.theirs(settings)
     difference = np.abs(ours.astype(int) - theirs)
-    seconds = alternating(rounds, clock, lambda: rivals.ours(settings), lambda: rivals.theirs(settings))
-    return Comparison(name, seconds[0], seconds[1], int(difference.max()), float(difference.mean()), float(ours.std()))
-
-
-def alternating(rounds: int, clock: Callable[[], float], *works: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each work in each round by a clock; they take turns, and the first of a round is another each time."""
-    times: list[list[float]] = [[] for _ in works]
-    for number in range(rounds):
-        order = list(range(len(works)))
-        for index in order[number % len(works) :] + order[: number % len(works)]:
-            start = clock()
-            works[index]()
-            times[index].append(clock() - start)
-    return times
+    ways = {"ours": lambda: rivals.ours(settings), "theirs": lambda: rivals.theirs(settings)}
+    seconds = alternate(ways, rounds, warmup=0, clock=clock)
+    spread = float(ours.std())
+    return Comparison(name, seconds["ours"], seconds["theirs"], int(difference.max()), float(difference.mean()), spread)
 
 
 def on_the_whole(comparisons: Sequence[Comparison]) -> float:

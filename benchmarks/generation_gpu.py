@@ -18,12 +18,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from generation import PROMPT, Rivals, alternating, compare, models, on_the_whole
+from generation import PROMPT, Rivals, compare, models, on_the_whole
+from measure import alternate
 from memory import full_size_models
 from torch import nn
 
@@ -271,11 +273,8 @@ def memory_formats(setup: Setup, report: Report, rivals: Rivals) -> None:
         for model in models:
             model.to(memory_format=torch.contiguous_format)
 
-    works = [lambda models=models: made(models) for models in parts.values()]
-    for work in works:
-        work()
-    seconds = alternating(setup.rounds, setup.clock, *works)
-    for name, values in zip(parts, seconds, strict=True):
+    ways = {name: partial(made, models) for name, models in parts.items()}
+    for name, values in alternate(ways, setup.rounds, clock=setup.clock).items():
         text = f"channels last: {name:<18} ours {statistics.median(values):7.3f} s"
         report.row("memory_format", text, name=name, seconds=values)
 

@@ -241,8 +241,8 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Check, measure, print and write."""
+def arguments() -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
@@ -254,7 +254,12 @@ def main() -> None:
     parser.add_argument("--compiled-batches", type=int, nargs="*", default=[2])
     parser.add_argument("--name", default="training_step", help="of the files written")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check, measure, print and write."""
+    options = arguments()
     start = time.perf_counter()
     device = torch.device(options.device)
     content: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(options).items()}}

@@ -314,9 +314,10 @@ def test_lists_name_nothing_outside_of_their_folder(name: str, tmp_path: Path) -
     folder = tmp_path / "videos"
     folder.mkdir()
     clips = folder / "clips.jsonl"
-    clips.write_text(json.dumps({"path": name}))
-    with pytest.raises(IdanimError, match="expected one inside of"):
-        find_clips(clips, None, keep_duplicates=False)
+    for path in (name, f" {name}"):
+        clips.write_text(json.dumps({"path": path}))
+        with pytest.raises(IdanimError, match="expected one inside of"):
+            find_clips(clips, None, keep_duplicates=False)
     manifest = folder / "videos.jsonl"
     manifest.write_text(json.dumps({"path": name, "prompt": "a person", "person": "ada"}))
     with pytest.raises(IdanimError, match="lies outside"):

@@ -79,7 +79,7 @@ def test_training_stays_offline(logger: str, shards: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_generation_and_evaluation_stay_offline(tmp_path: Path) -> None:
+def test_generation_stays_offline(tmp_path: Path) -> None:
     few = ["sampling.num_inference_steps=1", f"output={tmp_path / 'out'}"]
     assert attempts(tmp_path, "-m", "idanim.generate", "prompt=a person smiling", *few) == ""
 

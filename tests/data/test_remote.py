@@ -116,6 +116,13 @@ def test_content_is_held_against_its_hash(server: Server) -> None:
     assert server.requests["train-000000.tar"] == 2
 
 
+def test_a_store_that_forbids_what_is_not_there_has_no_hashes(server: Server) -> None:
+    server.faults["SHA256SUMS"] = ["403"] * 9
+    (path,) = find_shards(f"{server.url}/train-000000.tar", "train")
+    assert path.is_file()
+    assert server.requests["SHA256SUMS"] == 1
+
+
 @pytest.mark.parametrize(("fault", "expected"), [("404", "FileNotFoundError"), ("403", "403")])
 def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: str, server: Server) -> None:
     server.faults["train-000000.tar"] = [fault] * 9

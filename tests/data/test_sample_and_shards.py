@@ -195,10 +195,12 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, mo
     assert first == second == scan(path)
     assert first.digest == second.digest
     assert len(scanned) == 1
-    for damage in ("", "[]", '{"shard": 1}'):
-        (tmp_path / "index" / "train-000000.json").write_text(damage)
+    file = tmp_path / "index" / "train-000000.json"
+    stamp = json.dumps(json.loads(file.read_text())["shard"])
+    for damage in ("", "[]", '{"shard": 1}', f'{{"shard": {stamp}, "members": {{"p001__0": {{"mp4": [0, -1]}}}}}}'):
+        file.write_text(damage)
         assert ShardIndex.kept(path) == first
-    assert len(scanned) == 4
+    assert len(scanned) == 5
     write_shard(path, [make_sample(3)])
     assert ShardIndex.kept(path).keys == ("p003__0",)
-    assert len(scanned) == 5
+    assert len(scanned) == 6

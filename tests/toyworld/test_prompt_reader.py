@@ -35,6 +35,13 @@ def test_what_is_not_said_is_not_asked_for() -> None:
     assert asked_for("a person is smiling") == {"action": ACTIONS.index("smiling")}
 
 
+def test_a_full_stop_hides_nothing() -> None:
+    text = "A person with no hat, smiling. Green background; glasses!"
+    plain = "a person with no hat smiling green background glasses"
+    assert asked_for(text) == asked_for(plain)
+    assert asked_for(text).keys() == {"hat", "action", "background", "glasses"}
+
+
 def test_prompts_of_studies_ask_for_different_actions_in_known_words() -> None:
     asked = [asked_for(prompt.text) for prompt in load_prompts("toy_study")]
     assert len({a["action"] for a in asked}) == len(asked) == 8

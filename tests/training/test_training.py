@@ -141,6 +141,11 @@ def test_token_share_is_logged(shards: Path, tmp_path: Path) -> None:
     assert 0 < share < 1
 
 
+def test_another_way_of_clipping_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(IdanimError, match="gradient_clip_algorithm: gradients are clipped by their norm"):
+        fit(make_module(), make_data(shards), 1, tmp_path, gradient_clip_algorithm="value")
+
+
 def test_gradient_norm_is_logged_before_clipping(shards: Path, tmp_path: Path) -> None:
     trainer = fit(make_module(), make_data(shards), 1, tmp_path, callbacks=[GradientWatch(Watch())])
     assert float(trainer.callback_metrics["train/grad_norm"]) > 0

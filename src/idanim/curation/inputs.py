@@ -135,7 +135,8 @@ def _clip(row: Mapping[str, Any], root: Path, where: str) -> SourceVideo:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         raise IdanimError(f"{where}: path is {path!r}, expected the name of a video file")
-    if Path(path.strip()).is_absolute() or ".." in Path(path).parts or not path.isprintable():
+    path = path.strip()
+    if Path(path).is_absolute() or ".." in Path(path).parts or not path.isprintable():
         raise IdanimError(f"{where}: path is {path[:80]!r}, expected one inside of {root}, without ..")
     start, end = (_seconds(row.get(name), f"{where}: {name}") for name in ("start", "end"))
     if end is not None and end <= (start or 0.0):
@@ -143,7 +144,7 @@ def _clip(row: Mapping[str, Any], root: Path, where: str) -> SourceVideo:
     part = Part(start or 0.0, end, _box(row.get("box"), f"{where}: box"))
     texts = [row.get(name) for name in ("identity", "id")]
     identity, own_id = (str(text).strip() if text is not None else "" for text in texts)
-    return listed_clip(root, path.strip(), part, own_id or None, identity or None)
+    return listed_clip(root, path, part, own_id or None, identity or None)
 
 
 def _seconds(value: Any, what: str) -> float | None:

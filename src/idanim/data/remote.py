@@ -1,4 +1,4 @@
-"""Shards under URLs: fetched when they are read, kept in a local cache of bounded size.
+"""Shards under URLs: fetched for their index and when they are read, kept in a local cache of bounded size.
 
 Any scheme that fsspec knows (http, https; s3 where s3fs is installed; …). In the cache, a shard `<name>.tar` has beside
 it `<name>.url`, where it comes from, and `<name>.index`, what is in it: both stay when the shard itself makes room.
@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ def _fetch(url: str, path: Path, expected_sum: str | None) -> None:
         if delay_s is not None:
             log.warning("%s: attempt %d failed (%s); again in %g s", url, number, _told(failure), delay_s)
             time.sleep(delay_s)
-    raise IdanimError(f"data.shards: {url} can't be fetched, {number} attempt(s) failed; the last: {_told(failure)}")
+    text = f"data.shards: {url} can't be fetched, {number} attempt(s) failed; the last: {_told(failure)}"
+    raise IdanimError(text) from failure
 
 
 def _download(url: str, target: Path, expected_sum: str | None) -> None:
@@ -162,7 +163,9 @@ def _expected_sum(url: str) -> str | None:
         try:
             _fetch(f"{parent}/{SUMS}", listing, None)
         except IdanimError as error:
-            if not isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            # Stores that keep their listing to themselves answer 403 for what is not there.
+            is_final = getattr(error.__cause__, "status", None) in FINAL_STATUSES
+            if not is_final and not isinstance(error.__cause__, FileNotFoundError | PermissionError):
                 raise
             write_text(listing, "")
     sums = {}
@@ -174,7 +177,10 @@ def _expected_sum(url: str) -> str | None:
 
 def _make_room(keep: Path) -> None:
     """Remove shards that were not read for longest."""
-    shards = {path: path.stat() for path in cache_folder().glob("*/*.tar") if path.is_file()}
+    shards = {}
+    for path in cache_folder().glob("*/*.tar"):
+        with suppress(FileNotFoundError):  # another process makes room, too
+            shards[path] = path.stat()
     excess = sum(status.st_size for status in shards.values()) - max_cache_bytes()
     for path, status in sorted(shards.items(), key=lambda item: item[1].st_mtime_ns):
         if excess > 0 and path != keep:

@@ -192,10 +192,7 @@ class ShardIndex:
         try:
             known = read_json(file)
             if known["shard"] == stamp:
-                members = {
-                    key: {extension: (int(offset), int(size)) for extension, (offset, size) in places.items()}
-                    for key, places in known["members"].items()
-                }
+                members = _places(known["members"])
                 return cls(path, tuple(members), members)
         except (OSError, IdanimError, ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or a damaged one: the shard says the same
@@ -244,10 +241,21 @@ class ShardIndex:
 
 def _read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]] | None:
     try:
-        stored = read_json(index_file(path))
-        return {key: {ext: (int(at), int(size)) for ext, (at, size) in m.items()} for key, m in stored.items()}
+        return _places(read_json(index_file(path)))
     except (OSError, IdanimError, ValueError, TypeError, AttributeError):
         return None  # not there or not ours: the shard is looked at again
+
+
+def _places(stored: Any) -> dict[str, dict[str, tuple[int, int]]]:
+    """The members of an index as JSON keeps them.
+
+    Raises:
+        ValueError: a place that no file has. Other errors where it is no index at all.
+    """
+    members = {key: {ext: (int(at), int(size)) for ext, (at, size) in m.items()} for key, m in stored.items()}
+    if any(number < 0 for m in members.values() for place in m.values() for number in place):
+        raise ValueError("a place or size below 0")
+    return members
 
 
 def _check_member(info: tarfile.TarInfo, where: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from idanim.files import sha256
+from idanim.models.checkpoint import load_strictly
 from idanim.models.weight_file import read_weights
 from idanim.types import FloatArray, IdanimError
 
@@ -95,12 +96,11 @@ def load_curricular_face(path: str | Path) -> PictureNetwork:
     path = Path(path).expanduser()
     if path.suffix == ".onnx":
         return load_onnx(path)
-    network = IResNet101()
+    network, weights = IResNet101(), read_weights(path).tensors
     try:
-        network.load_state_dict(read_weights(path).tensors, strict=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise IdanimError(f"{path}: not CurricularFace's IResNet-101 (its IR_101): {reason}") from error
+        load_strictly(network, weights, "it")
+    except IdanimError as error:
+        raise IdanimError(f"{path}: not CurricularFace's IResNet-101 (its IR_101): {error}") from error
     network.requires_grad_(False).eval()
     return PictureNetwork(lambda crops: np.asarray(network(torch.from_numpy(crops)).numpy()), path)
 

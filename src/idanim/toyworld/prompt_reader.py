@@ -62,7 +62,7 @@ class ToyPromptReader:
 
 def asked_for(prompt: str) -> dict[str, int]:
     """What a prompt in the toy's words asks for: attribute → index of its value, unmentioned ones left out."""
-    text = f" {prompt.lower().replace(',', ' ')} "
+    text = f" {re.sub('[^a-z]+', ' ', prompt.lower())} "
     colours = "|".join(COLOURS)
     asked: dict[str, int] = {}
     for name, noun in (("background", "background"), ("shirt", "shirt"), ("hat", "hat")):

@@ -58,7 +58,7 @@ class IdTokenShare(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Log at the first step, at the interval and at the last step."""
         assert isinstance(pl_module, AdapterTraining)
-        first = trainer.global_step == 1
+        first = trainer.global_step == 1 and is_stepped(trainer)
         if self.references is not None and (first or is_due(trainer, self.every_n_steps)):
             tokens = pl_module.id_tokens(self.references)
             share = id_token_share(tokens)

@@ -135,6 +135,8 @@ class Checkpoints(Checkpoint):
                 logger.save()
             trainer.save_checkpoint(self.path)
         except (OSError, RuntimeError) as error:  # the latter by torch, where the disk is full
+            if _is_lost_process(error):
+                raise
             kept = "there is none before it" if self.saved_step is None else f"that of step {self.saved_step} is whole"
             raise IdanimError(
                 f"{self.path}: the checkpoint of step {trainer.global_step} can't be written ({error}); {kept}. Make "
@@ -160,12 +162,16 @@ def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, ck
     try:
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
     except (OSError, RuntimeError) as error:
-        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        is_lost = _is_lost_process(error)
         if not isinstance(error, OSError) and not (trainer.world_size > 1 and is_lost):
             raise
         kept = f"{last} is whole" if last.is_file() else "no checkpoint was written yet"
         what = f"another process of this job ended or can't be reached ({error})" if is_lost else str(error)
         raise IdanimError(f"{what}; {kept}. Mend it, and give the same command again") from error
+
+
+def _is_lost_process(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
 def is_stepped(trainer: Trainer) -> bool:

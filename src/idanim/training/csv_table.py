@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from idanim.files import write_text
 
-FLUSH_EVERY_N_ROWS = 100
+SAVE_EVERY_N_LOGS = 100
 
 
 class CsvTable(Logger):
@@ -61,7 +61,7 @@ class CsvTable(Logger):
         """Add figures to the row of a step."""
         self.rows.setdefault(step or 0, {}).update({name: float(value) for name, value in metrics.items()})
         self._unsaved += 1
-        if self._unsaved >= FLUSH_EVERY_N_ROWS:
+        if self._unsaved >= SAVE_EVERY_N_LOGS:
             self.save()
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

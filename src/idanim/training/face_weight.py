@@ -45,8 +45,9 @@ class FaceWeight:
             return self._inside(landmarks, rows, columns)
 
     def _inside(self, landmarks: Tensor, rows: int, columns: int) -> Tensor:
+        landmarks = landmarks.float()
         seen = landmarks.isfinite().flatten(2).all(-1)
-        to_crop = fit_similarity(landmarks.nan_to_num().flatten(0, 1).float(), ARCFACE_TEMPLATE.to(landmarks))
+        to_crop = fit_similarity(landmarks.nan_to_num().flatten(0, 1), ARCFACE_TEMPLATE.to(landmarks))
         x = (torch.arange(columns, device=landmarks.device) + 0.5) * self.width / columns - 0.5
         y = (torch.arange(rows, device=landmarks.device) + 0.5) * self.height / rows - 0.5
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)

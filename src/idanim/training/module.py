@@ -164,7 +164,12 @@ class AdapterTraining(LightningModule):
         """Clip by the norm over all weights.
 
         Lightning's own clipping refuses fused optimisers under mixed precision, for the sake of loss scaling.
+
+        Raises:
+            IdanimError: another algorithm is asked for.
         """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise IdanimError("trainer.gradient_clip_algorithm: gradients are clipped by their norm; leave it out")
         clip_grad_norm_(self.adapter.parameters(), gradient_clip_val or math.inf)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

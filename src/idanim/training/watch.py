@@ -209,8 +209,9 @@ class FrozenWatch(Callback):
         self.digests: dict[str, str] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember."""
-        self.digests = {name: digest(part) for name, part in _frozen(pl_module)}
+        """Remember, unless nobody asks."""
+        if self.watch.frozen_drift != "off":
+            self.digests = {name: digest(part) for name, part in _frozen(pl_module)}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compare before a checkpoint is written, so that none is of a changed backbone."""
@@ -221,8 +222,10 @@ class FrozenWatch(Callback):
         self._compare(trainer, pl_module)
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.digests:
+            return
         changed = [name for name, part in _frozen(pl_module) if digest(part) != self.digests.get(name)]
-        if changed and self.digests:
+        if changed:
             names = " and ".join(changed)
             text = f"weights of the frozen {names} changed since the start; the adapter would belong to no known model"
             self.watch.act(trainer, "frozen_drift", text)

@@ -106,7 +106,7 @@ def fit(
         first_step = state["step"]
         log.info("%s: goes on at step %d", name, first_step)
     recent: list[Tensor] = []
-    started = time.monotonic()
+    begun = time.monotonic()
     for step in range(first_step, schedule.num_steps):
         draws = Draws.seeded((seed * 64 + rank) * 10_000_019 + step, device)
         for group in optimizer.param_groups:
@@ -122,8 +122,7 @@ def fit(
         recent.append(value.detach())
         done = step + 1
         if done % schedule.log_every_steps == 0 or done == schedule.num_steps:
-            mean = float(torch.stack(recent).mean())
-            seconds = (time.monotonic() - started) / (done - first_step)
+            mean, seconds = float(torch.stack(recent).mean()), (time.monotonic() - begun) / (done - first_step)
             log.info("%s: step %d/%d loss %.4f %.3f s/step", name, done, schedule.num_steps, mean, seconds)
             recent.clear()
             if rank == 0:
