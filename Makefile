@@ -111,7 +111,7 @@ load-test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py --minutes $${MINUTES:-10}
 
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz.py tests/test_hostile_files.py tests/curation/test_fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz_files.py tests/test_hostile_files.py tests/curation/test_fuzz.py
 
 crash-test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/crash.py --kills $${KILLS:-200}

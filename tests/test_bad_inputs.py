@@ -93,7 +93,7 @@ def page(studio: Studio) -> Callable[..., Any]:
         ("wall", [], {}, "finds no face in wall.png; use a photo"),
         ("words", [], {}, "words.png: not a readable picture"),
         pytest.param("large", [], {}, "finds no face in large.png", marks=pytest.mark.slow),
-        ("larger", [], {}, "15001 × 10000 pixels, at most 150,000,000 are read"),
+        ("larger", [], {}, "15001 × 10000 pixels, at least one and at most 150,000,000 are read"),
         ("ada", ["prompt="], {"prompt": ""}, "prompt(=| is) .*empty|the prompt is empty"),
         ("ada", ["sampling.num_frames=0"], {"num_frames": 0}, "num_frames=0: this backbone makes 1 to 16 frames"),
         ("ada", ["sampling.num_frames=33"], {"num_frames": 33}, "num_frames=33: .*free_noise=true"),

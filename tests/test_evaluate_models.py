@@ -47,7 +47,8 @@ def test_every_metric_of_the_toy_world_is_there_by_default(toy, tmp_path):
     result = score(toy, tmp_path)
     alive = {name: figure["mean"] for name, figure in result["summary"].items()}
     missing = {name for name, mean in alive.items() if mean is None}
-    assert missing == {"text_alignment", "frame_consistency", "copy/text_alignment", "copy/frame_consistency"}
+    wanting_a_model = ("text_alignment", "frame_consistency", "prompt_attributes", "prompt_action")
+    assert missing == {f"{system}{name}" for system in ("", "copy/") for name in wanting_a_model}
     assert result["text_model"] is None
     assert alive["copy/copy_paste"] > alive["copy_paste"] + 0.5
     assert alive["copy/face_motion"] < 0.05 * alive["face_motion"]

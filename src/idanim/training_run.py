@@ -41,9 +41,8 @@ def train(run: Run) -> None:
     finder = config["identity_loss"]["face_finder"] or config["face_weight"]["face_finder"]
     data = _build_data(config, models, finder)
     module = build(
-        config["training"],
+        config["training"] | {"blocks": config["blocks"]},
         **models._asdict(),
-        blocks=build(config["blocks"]),
         identity_loss=built_or_plain(config["identity_loss"]["loss"]),
         face_weight=built_or_plain(config["face_weight"]["loss"]),
         stored_config=storable(run),

@@ -46,7 +46,7 @@ def test_the_benchmark_suite_tries_every_axis_equally():
     ("name", "content", "message"),
     [
         ("empty.txt", "\n# only a comment\n", "no prompt in it"),
-        ("broken.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
+        ("broken.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: can.t be read as JSON"),
         ("wrong.jsonl", '{"text": "a"}\n', "line 1: expected"),
         ("list.jsonl", "[1, 2]\n", "line 1: expected"),
     ],

@@ -139,7 +139,8 @@ class Sampler:
         """
         self.check(settings)
         contexts = [self.guidance_contexts(r.references, r.prompt, settings.negative_prompt) for r in requests]
-        if len({context.shape for context, _ in contexts}) > 1:  # not the same number of references
+        if len(requests) > 1 and (self._in_windows(settings) or len({context.shape for context, _ in contexts}) > 1):
+            # FreeNoise draws for one video; other numbers of references give other numbers of tokens
             return [result for request in requests for result in self.generate_together([request], settings)]
         context, negative = (torch.cat(parts) for parts in zip(*contexts, strict=True))
         seeds = [request.seed for request in requests]
@@ -290,7 +291,8 @@ class Sampler:
         parts = self.backbone.parts
         with self._at_work(parts.denoiser, self.adapter), self._cache.video(settings.num_frames):
             device = self.backbone.device
-            in_windows = settings.free_noise and settings.num_frames > self._window_frames
+            in_windows = self._in_windows(settings)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             with self._windows(pipeline) if in_windows else nullcontext():
                 latents = pipeline(
                     prompt_embeds=context.to(device),
@@ -300,7 +302,7 @@ class Sampler:
                     width=settings.width,
                     num_inference_steps=settings.num_inference_steps,
                     guidance_scale=settings.guidance_scale,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                    generator=generators[0] if len(generators) == 1 else generators,  # FreeNoise takes no list
                     callback_on_step_end=after_step,
                     output_type="latent",
                     **options,
@@ -311,6 +313,9 @@ class Sampler:
     @property
     def _window_frames(self) -> int:
         return min(WINDOW_FRAMES, self.backbone.max_frames)
+
+    def _in_windows(self, settings: SamplingSettings) -> bool:
+        return settings.free_noise and settings.num_frames > self._window_frames
 
     @contextmanager
     def _windows(self, pipeline: Any) -> Iterator[None]:

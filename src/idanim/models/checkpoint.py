@@ -161,7 +161,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-    problems = problems or [f"{name} {what}" for name, what in _bad_numbers(state)]
+    real = {name: tensor for name, tensor in state.items() if not (name in own and own[name].is_meta)}
+    problems = problems or [f"{name} {what}" for name, what in _bad_numbers(real)]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise IdanimError(f"{source} does not fit this architecture: {'; '.join(problems[:4])}{more}")
