@@ -40,7 +40,7 @@ else
     faces=(faces=toy)
     # The recipe of the paper, but for a larger batch.
     training=(data.batch_size=8 training.ema_decay=0.95)
-    evaluation=(num_identities=10 num_strangers=100 sampling.num_inference_steps=12 "systems=[no_adapter,init,adapter]")
+    evaluation=(num_identities=10 num_strangers=100 sampling.num_inference_steps=12 batch_size=4 "systems=[no_adapter,init,adapter]")
 fi
 
 echo "── 2/3 train: random reference training of the face adapter, $STEPS steps"
