@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -38,6 +39,7 @@ from idanim.metrics.summary import protocol_section, report
 from idanim.metrics.text_alignment import ClipScorer
 from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
+from idanim.recipe import hashes_of
 from idanim.shard_people import people_from_shards
 from idanim.systems import (
     ADAPTER,
@@ -214,17 +216,33 @@ def _generate(
     _refuse_partial_judge(engine, used, config)
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
-    filled = FilledGrid()
+    filled, hashes = FilledGrid(), _Hashes()
     for system in systems:
         own = system.is_named and system.ckpt != first and config["backbone"] is None
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
-        source = source_of(system, config, overrides, backbone, used[system.name])
+        models = training_config(system.ckpt, overrides, config["backbone"], backbone)
+        source = source_of(system, config, overrides, backbone, used[system.name]) | {"weights": hashes.of(models)}
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
         filled |= fill_grid(cells, people, folder, sampler, settings, source, config["batch_size"])
     files = {system.name: str(system.ckpt) for system in systems}
     shared = source_of(System(ADAPTER, first), config, overrides)
     return filled, people, shared | {"ckpt": str(first), "systems": files, "sampling": asdict(settings)}
+
+
+class _Hashes:
+    """Names the files that models are made of by their content; systems mostly share them, and they are large."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[str]] = {}
+
+    def of(self, models: Mapping[str, Any]) -> list[str]:
+        """SHA-256 of all weights that a training configuration names, sorted."""
+        nodes = [models["backbone"].get("model"), models.get("encoder"), models.get("adapter")]
+        key = json.dumps(nodes, sort_keys=True, default=str)
+        if key not in self._known:
+            self._known[key] = sorted(set(hashes_of(nodes).values()))
+        return self._known[key]
 
 
 def _used_recognisers(

@@ -20,6 +20,7 @@ from idanim.training.checkpoints import StopSignal, fit
 from idanim.training.curves import write_summary
 from idanim.training.loggers import csv_logger, finish, log_config, log_summary, quiet_lightning
 from idanim.training.watch import Watch
+from idanim.types import IdanimError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def train(run: Run) -> None:
         check_resumable(Path(ckpt))
         log.info("going on from %s", ckpt)
     models = build_models(config)
-    finder = config["identity_loss"]["face_finder"] or config["face_weight"]["face_finder"]
+    finder = _face_finder(config)
     data = _build_data(config, models, finder)
     module = build(
         config["training"] | {"blocks": config["blocks"]},
@@ -72,6 +73,16 @@ def prepare(run: Run) -> None:
     """Encode what is missing of the latents and find the faces, so that runs that start together need not."""
     config = run.config
     _build_data(config, build_models(config), config["faces"]).prepare_data()
+
+
+def _face_finder(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    finders = [node["face_finder"] for node in (config["identity_loss"], config["face_weight"]) if node["face_finder"]]
+    if len(finders) == 2 and finders[0] != finders[1]:
+        raise IdanimError(
+            "identity_loss.face_finder and face_weight.face_finder differ, but the faces of a clip are found once: "
+            "give both the same settings"
+        )
+    return finders[0] if finders else None
 
 
 def _build_data(config: Mapping[str, Any], models: Models, finder: Mapping[str, Any] | None) -> ClipDataModule:
