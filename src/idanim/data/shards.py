@@ -62,7 +62,7 @@ def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
         else:
             raise IdanimError(
                 f"data.shards={place!r}: there is no such folder or file; give data.shards=<folder of shards>, "
-                "or make those of the toy world with `make toy-data`"
+                "or make those of the toy world with `make toy-data` (those of the studies with `make study-data`)"
             )
         if not tars:
             raise IdanimError(
