@@ -34,8 +34,9 @@ def test_stored_outputs_are_whole_and_small(path: Path) -> None:
 
 
 def run_in_tests(path: Path) -> object:
-    """Evaluating a sweep takes more than half a minute."""
-    return pytest.param(path, marks=pytest.mark.slow if path.stem.startswith("02") else (), id=path.stem)
+    """Evaluating a sweep, and recording attention, take more than half a minute."""
+    is_slow = path.stem.startswith(("02", "03"))
+    return pytest.param(path, marks=pytest.mark.slow if is_slow else (), id=path.stem)
 
 
 @pytest.mark.parametrize("path", [run_in_tests(path) for path in NOTEBOOKS])
