@@ -89,7 +89,7 @@ PLANS = {
         adapter=5000,
     ),
 }
-"""By name. "gpu" wants a quarter of an hour of an H100; LOG.md says what made the shipped weights."""
+"""By name. "gpu" wants some twenty minutes of an H100 by an estimate; LOG.md says what made the shipped weights."""
 
 
 class Workshop:
