@@ -24,11 +24,13 @@ from idanim.assembly import OFFICIAL_SCALE, load_sampler
 from idanim.config import Run, build, built_or_plain, replace_values, restore
 from idanim.files import sha256
 from idanim.generation.output import FORMATS
+from idanim.generation.sampler import SamplingSettings
 from idanim.metrics.videos import read_record
 from idanim.models.adapter_file import read_adapter_file
 from idanim.models.checkpoint import write_adapter
 from idanim.models.face_id import face_id_adapter
 from idanim.person_videos import generate_videos
+from idanim.recipe import recipe_of
 from idanim.toyworld.shipped import shipped
 from idanim.types import IdanimError
 from idanim.video import encode_gif, read_frames
@@ -102,6 +104,14 @@ def test_a_recipe_makes_the_same_bytes_again(tmp_path: Path, photos: list[str]) 
         assert copy.read_bytes() == original.read_bytes()
         assert copy.with_suffix(".json").read_bytes() == original.with_suffix(".json").read_bytes()
     assert first.read_bytes() != second.read_bytes()
+
+
+def test_a_recipe_says_the_same_where_shards_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = SamplingSettings(**TOY_BACKBONE["video"], **TOY_BACKBONE["sampling"])
+    bare = recipe_of(run(tmp_path), settings)
+    (tmp_path / bare["values"]["backbone"]["shards"]).mkdir(parents=True)
+    assert recipe_of(run(tmp_path), settings) == bare
 
 
 def test_a_recipe_whose_photo_changed_is_refused(tmp_path: Path, photos: list[str]) -> None:

@@ -30,6 +30,8 @@ _NOT_OF_ONE_VIDEO: dict[str, Any] = {
     "formats": [],
 }
 _PATH_KEYS = ("path", "base", "motion", "vae", "tokenizer", "folder", "root", "images")
+_OF_TRAINING = ("shards",)
+"""Defaults of a backbone that no video reads; a recipe says them the same whether or not such a folder is there."""
 
 
 def recipe_of(run: Run, settings: SamplingSettings, **shown: Any) -> dict[str, Any]:
@@ -54,7 +56,9 @@ def _absolute(node: Any, key: str = "") -> Any:
     if isinstance(node, Mapping):
         if _is_shipped(node):
             return node
-        return {_absolute(name): _absolute(value, name) for name, value in node.items()}
+        return {
+            _absolute(name): value if name in _OF_TRAINING else _absolute(value, name) for name, value in node.items()
+        }
     if isinstance(node, list):
         return [_absolute(item, key) for item in node]
     return str(Path(node).expanduser().resolve()) if _is_path(node, key) else node
