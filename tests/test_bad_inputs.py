@@ -15,6 +15,7 @@ from toy_people import take_photos
 
 from idanim import person_videos
 from idanim.config import Run, compose
+from idanim.faces.engine import FaceEngine
 from idanim.generator import ALIASES, Generator
 from idanim.metrics.videos import read_record
 from idanim.models.tiny import tiny_sparse_control
@@ -62,7 +63,7 @@ def command(generator: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     def generate(*arguments: str) -> list[Path]:
         run = compose("generate", [*SMALL, *arguments], ALIASES)
 
-        def loaded(run: Run) -> Generator:
+        def loaded(run: Run, engine: FaceEngine) -> Generator:
             settings = {key: value for key, value in run.config["sampling"].items() if value is not None}
             scheduler = run.config["sampler"]["scheduler"]
             monkeypatch.setattr(generator, "settings", generator.settings_with(**settings, scheduler=scheduler))

@@ -145,6 +145,18 @@ def test_scores_of_different_face_engines_are_refused(tmp_path, monkeypatch):
     main()
 
 
+def test_a_judge_that_had_a_part_is_told(tmp_path, monkeypatch, capsys):
+    for name, judged in (("a", []), ("b", ["toy/a judges adapter by a.onnx, which trained it"])):
+        job(tmp_path / name, [f"x={name}"], {"loss": 1.0}, evaluation={"face_similarity": figure(0.3)})
+        content = {"summary": {"face_similarity": figure(0.3)}, "trained_judge": judged}
+        (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path)])
+    main()
+    told = "b: the judge is no impartial one, its figures flatter: toy/a judges adapter by a.onnx, which trained it"
+    assert capsys.readouterr().out.count(told) == 1
+    assert told in (tmp_path / "comparison.html").read_text()
+
+
 def test_jobs_that_differ_in_their_seed_alone_become_one_row(tmp_path, monkeypatch, capsys):
     for recipe, lift in (("a", 0.0), ("b", 0.2)):
         for seed in (0, 1):

@@ -250,13 +250,18 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
         ({"ckpt": "{ckpt}", "data": {"shards": "/nowhere"}}, "no such folder or file"),
         ({"ckpt": "{ckpt}", "references": "/nowhere"}, "no such folder"),
         ({"videos": "/nowhere"}, "no such folder"),
+        ({"ckpt": "{ckpt}", "scoring": {"clip": "/nowhere"}}, "scoring.clip='/nowhere': no such folder"),
     ],
 )
 def test_mistakes_are_named(tmp_path, ckpt, shards, values, message):
     values = {key: str(ckpt) if value == "{ckpt}" else value for key, value in values.items()}
     with pytest.raises(IdanimError, match=message):
-        evaluate(run(tmp_path / "out", **values), loader(DrawingSampler()))
+        evaluate(run(tmp_path / "out", **values), never_loads)
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def never_loads(*_, **__):
+    raise AssertionError("models were loaded")
 
 
 def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):

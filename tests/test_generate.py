@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from toy_people import ADAPTER, TOY_BACKBONE, take_photos, write_official_file
 
+from idanim import person_videos
 from idanim.assembly import OFFICIAL_SCALE, load_sampler
 from idanim.config import Run, build, built_or_plain, replace_values, restore
 from idanim.files import sha256
@@ -236,6 +237,37 @@ def test_mistakes_are_named(tmp_path: Path, photos: list[str], official: Path) -
         with pytest.raises(IdanimError, match=words):
             generate_videos(run(tmp_path / "out", **{"references": photos[0], **values}))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_model_is_loaded_for_a_bad_input(tmp_path: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("models were loaded")
+
+    monkeypatch.setattr(person_videos, "Generator", never)
+    Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
+    (tmp_path / "words.png").write_text("no picture")
+    control = {"model": {"_target_": "none"}, "images": "gone.png", "frames": [0], "scale": 1.0, "context": "text"}
+    for values, words in (
+        ({"references": "nobody.jpg"}, "there is no such file"),
+        ({"references": str(tmp_path / "grey.png")}, "finds no face in grey.png; .*faces=insightface"),
+        ({"references": str(tmp_path / "words.png")}, "words.png: not a readable picture: none of the formats JPEG"),
+        ({"people": [*photos, "nobody.jpg"]}, "there is no such file"),
+        ({"face_index": 3}, "face_index=3: ada__1.png shows 1 faces"),
+        ({"ckpt": "nowhere.ckpt"}, "there is no such file"),
+        ({"control": control}, r"control\.images='gone\.png': there is no such file"),
+    ):
+        with pytest.raises(IdanimError, match=words):
+            generate_videos(run(tmp_path / "out", **{"references": photos[0], **values}))
+    with pytest.raises(AssertionError, match="models were loaded"):  # what is right goes on to the models
+        generate_videos(run(tmp_path / "out", references=photos[0]))
+
+
+def test_the_toy_world_says_whom_it_knows(tmp_path: Path, photos: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    generate_videos(run(tmp_path / "a", references=photos[0], prompt=["a person", "a hat"]))
+    assert caplog.text.count("which know only its own drawn people") == 1
+    caplog.clear()
+    generate_videos(run(tmp_path / "b", references=shipped("face.png")))
+    assert "drawn people" not in caplog.text
 
 
 def test_gif_has_all_frames_at_the_pace_of_the_video() -> None:

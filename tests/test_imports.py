@@ -36,6 +36,7 @@ ENTRY_POINTS = {
     "evaluation",
     "evaluation_report",
     "generate",
+    "generation_inputs",
     "inspect_shards",
     "jobs",
     "generator",

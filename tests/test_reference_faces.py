@@ -21,7 +21,7 @@ from idanim.toyworld.make_videos import film
 from idanim.types import Face, IdanimError
 from idanim.video import encode_mp4
 
-OPTIONS = ReferenceOptions(size_px=64, small_px=16)
+OPTIONS = ReferenceOptions(size_px=64)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,18 @@ def test_hostile_files_are_named(tmp_path: Path, engine: FaceEngine) -> None:
             read_person([path], engine, OPTIONS)
 
 
+def test_words_name_no_object_and_advise_what_is_not_done_already(tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("I am no photo")
+    with pytest.raises(IdanimError) as error:
+        read_person([tmp_path / "notes.jpg"], TwoFaces(0.5), OPTIONS)
+    assert "object at" not in str(error.value)
+    nobody = TwoFaces(0.5)
+    nobody.detect = lambda rgb: []
+    with pytest.raises(IdanimError, match=r"two finds no face in wall\.png; use a photo") as error:
+        read_person([stored(tmp_path, "wall.png", Image.new("RGB", (64, 64)))], nobody, OPTIONS)
+    assert "insightface" not in str(error.value)
+
+
 class TwoFaces:
     """Sees a large face in the left half of a picture and one of `share` of its width in the right half."""
 
@@ -127,17 +139,18 @@ def test_of_several_faces_the_largest_unless_told(tmp_path: Path) -> None:
     largest = read_person([path], TwoFaces(0.9), OPTIONS)
     assert largest.notes == ("both.png: 2 faces of similar size, the largest is taken; another: face_index=1",)
     assert largest.faces[0].crop[20:40, 20:40, 0].mean() > 250
-    second = read_person([path], TwoFaces(0.9), ReferenceOptions(64, 16, face_index=1))
+    second = read_person([path], TwoFaces(0.9), ReferenceOptions(64, face_index=1))
     assert second.notes == ()
     assert second.faces[0].crop[20:40, 20:40, 0].mean() < 5
     assert read_person([path], TwoFaces(0.3), OPTIONS).notes == ()
     with pytest.raises(IdanimError, match=r"face_index=2: both\.png shows 2 faces, which are 0 to 1"):
-        read_person([path], TwoFaces(0.9), ReferenceOptions(64, 16, face_index=2))
+        read_person([path], TwoFaces(0.9), ReferenceOptions(64, face_index=2))
 
 
 def test_a_small_and_a_blurred_face_are_told(tmp_path: Path, photo: Path, engine: FaceEngine) -> None:
-    assert read_person([photo], engine, OPTIONS).notes == ()
-    (note,) = read_person([photo], engine, ReferenceOptions(64, small_px=112)).notes
+    person = read_person([photo], engine, OPTIONS)
+    assert (person.notes, person.small_faces(16)) == ((), [])
+    (note,) = person.small_faces(112)
     assert "the face is small" in note
     plain = Image.open(photo).convert("RGB")
     soft = plain.resize((20, 20), Image.Resampling.BOX).resize(plain.size, Image.Resampling.BICUBIC)
@@ -152,7 +165,7 @@ def test_a_folder_and_a_video(tmp_path: Path, clips: list[np.ndarray], photo: Pa
     (folder / "clip.mp4").write_bytes(encode_mp4(np.concatenate(clips[:4]), 8))
     stored(folder, "wall.png", Image.new("RGB", (64, 64), (128, 128, 128)))
     (folder / "readme.txt").write_text("not a picture, and not meant to be one")
-    person = read_person([folder], engine, ReferenceOptions(64, 16, video_frames=3))
+    person = read_person([folder], engine, ReferenceOptions(64, video_frames=3))
     assert person.name == "Ada"
     assert [face.source for face in person.faces] == ["ada__1.png", *(f"clip.mp4, frame {i}" for i in (0, 3, 6))]
     assert "wall.png: no face found, left out" in person.notes
@@ -164,7 +177,7 @@ def test_one_wrong_photo_is_found(tmp_path: Path, clips: list[np.ndarray], engin
     person = read_person(paths, engine, OPTIONS)
     assert [face.source for face in person.faces] == [f"ada__{i}.png" for i in range(4)]
     assert any(note.startswith("ada__4.png: unlike the other pictures") for note in person.notes)
-    kept = read_person(paths, engine, ReferenceOptions(64, 16, keep_outliers=True))
+    kept = read_person(paths, engine, ReferenceOptions(64, keep_outliers=True))
     assert len(kept.faces) == 5
     assert any("used all the same" in note for note in kept.notes)
     (note,) = read_person([paths[0], paths[4]], engine, OPTIONS).notes

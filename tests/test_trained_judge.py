@@ -15,6 +15,7 @@ from idanim.training_run import evaluation_command
 from idanim.types import IdanimError
 
 RECOGNISER = Path(shipped("faces/recogniser_a.onnx"))
+FROM_SCRATCH = {"adapter": {"init": None, "init_attention": None}}
 
 
 @pytest.mark.parametrize(
@@ -27,10 +28,34 @@ RECOGNISER = Path(shipped("faces/recogniser_a.onnx"))
     ],
 )
 def test_the_configuration_tells(tmp_path, choices, part):
-    config = restore("train", {"choices": {"backbone": "toy", **choices}, "values": {}})
+    config = restore("train", {"choices": {"backbone": "toy", **choices}, "values": FROM_SCRATCH})
     found = used_recognisers(write_checkpoint(tmp_path / "a.safetensors"), config)
     assert [recogniser.file for recogniser in found] == ([RECOGNISER.name] if part else [])
     assert all(part in recogniser.part for recogniser in found)
+
+
+def test_what_trained_the_start_had_a_part(tmp_path):
+    """Of ours as its file says, of theirs' start as far as files are there, and the toy world's own adapter."""
+    stored = {"choices": {"backbone": "toy", "identity_loss": "arcface"}, **FROM_SCRATCH}
+    first = write_checkpoint(tmp_path / "first.safetensors", **stored)
+    second = write_checkpoint(tmp_path / "second.safetensors", adapter={"init": str(first)})
+    plain = write_checkpoint(tmp_path / "plain.safetensors", **FROM_SCRATCH)
+    for start, part in (
+        (first, r"trained it (identity_loss), from which training started (adapter.init)"),
+        (second, r"trained it (identity_loss), from which training started (adapter.init)"),
+        (shipped("adapter.safetensors"), "trained it (the toy world's adapter), from which training started"),
+        (plain, None),
+        (tmp_path / "gone.safetensors", None),
+        (tmp_path / "third.safetensors", None),  # itself
+    ):
+        values = {"adapter": {"init": str(start), "init_attention": None}}
+        config = restore("train", {"choices": {"backbone": "toy"}, "values": values})
+        third = write_checkpoint(tmp_path / "third.safetensors", **values)
+        found = used_recognisers(third, config)
+        assert [recogniser.file for recogniser in found] == ([RECOGNISER.name] if part else []), start
+        assert all(recogniser.part.startswith(part) for recogniser in found)
+    (shown,) = used_recognisers(Path(shipped("adapter.safetensors")), config)
+    assert shown.file == RECOGNISER.name
 
 
 def test_the_same_file_is_known_by_content_and_by_name(tmp_path):
@@ -80,7 +105,7 @@ def test_train_prints_a_command_with_the_faces_of_its_training(tmp_path):
     ckpt = write_checkpoint(tmp_path / "my run" / "adapter.safetensors")
     choices = {"backbone": "toy", "faces": "insightface", "logger": "csv"}
     faces = {"pack": "mine", "det_size": 320}
-    config = restore("train", {"choices": choices, "values": {"faces": faces}})
+    config = restore("train", {"choices": choices, "values": {"faces": faces, **FROM_SCRATCH}})
     command = evaluation_command(Run(config, tmp_path, choices, "abc"), ckpt)
     assert shlex.split(command) == [
         *("python", "evaluate.py", f"ckpt={ckpt}", "faces=insightface", "faces.pack=mine", "faces.det_size=320"),

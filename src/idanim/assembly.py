@@ -27,6 +27,7 @@ from idanim.models.checkpoint import (
 from idanim.models.encoder import FaceEncoder
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.models.recogniser import FaceRecogniser
+from idanim.models.required_files import require_files
 from idanim.types import IdanimError
 
 OFFICIAL_SCALE = 0.8
@@ -43,12 +44,22 @@ class Models(NamedTuple):
 
 def build_models(config: Mapping[str, Any]) -> Models:
     """Build the models of a training configuration; the adapter's fresh weights depend on `seed` alone."""
+    require_files(_weights_of(config))
     backbone = build(config["backbone"]["model"])
     encoder = build(config["encoder"]["model"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         adapter = build(config["adapter"], backbone=backbone, feature_dim=encoder.feature_dim)
     return Models(backbone, encoder, adapter)
+
+
+def _weights_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of a training configuration that name weights; those of an adapter file of others have no adapter."""
+    return {
+        "backbone": {"model": config["backbone"]["model"]},
+        "encoder": config["encoder"],
+        "adapter": config.get("adapter", {}),
+    }
 
 
 def build_trainer(
@@ -237,6 +248,7 @@ def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> N
 def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     """The models of an adapter file that has no configuration stored."""
     file = _runnable(ckpt)  # before the large models are loaded
+    require_files(_weights_of(config))
     encoder = _encoder_for(file, config)
     if file.feature_dim != encoder.feature_dim:
         raise IdanimError(

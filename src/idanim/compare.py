@@ -106,10 +106,20 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         folder / "comparison.html",
         "comparison.html.j2",
         title=f"Comparison of {folder.name}",
-        notes=[f"left out: {name}: {missing}" for name, missing in comparison.incomplete.items()],
+        notes=[*doubts(comparison), *left_out(comparison)],
         jobs=comparison_table(comparison),
         plot=data_uri((folder / "comparison.png").read_bytes(), "image/png"),
     )
+
+
+def doubts(comparison: Comparison) -> list[str]:
+    """What a reader of the jobs' figures must know."""
+    return [doubt for job in comparison.jobs for doubt in job.doubts]
+
+
+def left_out(comparison: Comparison) -> list[str]:
+    """Jobs that are not complete, in words."""
+    return [f"left out: {name}: {missing}" for name, missing in comparison.incomplete.items()]
 
 
 def _compare_recipes(comparison: Comparison, output: Path, config: dict[str, Any], width: int) -> None:
@@ -117,7 +127,7 @@ def _compare_recipes(comparison: Comparison, output: Path, config: dict[str, Any
     by_name = group_by_seed(comparison.jobs, config["over"])
     variants = compare_variants(by_name, config["baseline"] or next(iter(by_name)))
     print("\n" + "\n\n".join(table.text(width) for table in variant_tables(variants)))
-    write_variants(output, f"Recipes of {output.name}", variants)
+    write_variants(output, f"Recipes of {output.name}", variants, doubts(comparison))
 
 
 @program("compare", positional="input")
@@ -132,8 +142,8 @@ def main(run: Run) -> None:
         if run.config["over"] is not None:
             _compare_recipes(comparison, output, run.config, width)
         print(f"\n{output}: comparison.html, comparison.csv, comparison.json, comparison.png")
-    for name, missing in comparison.incomplete.items():
-        print(f"left out: {name}: {missing}")
+    for note in (*doubts(comparison), *left_out(comparison)):
+        print(note)
     if not comparison.jobs:
         raise IdanimError(f"none of the {len(comparison.incomplete)} jobs is complete")
 

@@ -36,7 +36,7 @@ from idanim.metrics.prompts import Prompt, load_prompts
 from idanim.metrics.protocols import EvaluationProtocol, Judges, PromptReader
 from idanim.metrics.scoring import VideoScore, score_video
 from idanim.metrics.summary import protocol_section, report
-from idanim.metrics.text_alignment import ClipScorer
+from idanim.metrics.text_alignment import ClipScorer, clip_folder
 from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
 from idanim.recipe import hashes_of
@@ -75,6 +75,11 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     config = run.config
     _require_one_source(config)
     engine: FaceEngine = build(config["faces"])
+    # What scores is built before hours of generating; only CLIP waits, for it shares the device with the models.
+    protocol: EvaluationProtocol = build(config["protocol"])
+    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"])
+    if config["scoring"]["clip"] is not None:
+        clip_folder(config["scoring"]["clip"])
     if config["videos"] is not None:
         folder = Path(config["videos"]).expanduser()
         filled, people, source = _made_elsewhere(folder, config, engine)
@@ -84,8 +89,6 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     clip = None
     if config["scoring"]["clip"] is not None:
         clip = ClipScorer.from_pretrained(config["scoring"]["clip"], pick_device(config["device"]))
-    protocol: EvaluationProtocol = build(config["protocol"])
-    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"])
     figures, scored = _score(filled, folder, people, Judges(engine, clip, reader), protocol, run)
     result = {
         "schema": SCHEMA_VERSION,

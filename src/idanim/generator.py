@@ -33,17 +33,24 @@ from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens, check_weights, mix
 from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
 from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation_inputs import control_images, existing_ckpt, find_person, read_control_images
 from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
 from idanim.models.attention_maps import recorded_attention
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
-from idanim.pictures import decode_picture
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
-from idanim.reference_faces import ReferenceFace, ReferenceOptions, read_person
+from idanim.reference_faces import ReferenceFace, ReferencePerson
+from idanim.toyworld.shipped import is_shipped
 from idanim.types import GeneratedClip, IdanimError
 
 SYSTEM = "adapter"
 ALIASES = {"reference": "references", "weights=[": "mix"}
 """Hydra gives no key the name of a config group, and `weights` is the folder of public files unless it's a list."""
+
+
+TOY_NOTE = (
+    "the toy world's models are in use, which know only its own drawn people; for photos of real ones take "
+    "faces=insightface, and ckpt= of an adapter with its backbone, for instance backbone=public"
+)
 
 
 class Progress(NamedTuple):
@@ -115,28 +122,23 @@ class Generator:
 
     Args:
         run: configuration of `conf/generate.yaml`; what to show in it counts nothing here.
+        engine: the one of `run`, if it is built already.
 
     Raises:
         IdanimError: a file is missing or doesn't fit; the text says what to do.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, engine: FaceEngine | None = None) -> None:
         self.run = run
         config = run.config
-        self.ckpt = Path(built_or_plain(config["ckpt"])).expanduser()
-        if not self.ckpt.is_file():
-            raise IdanimError(f"ckpt={str(self.ckpt)!r}: there is no such file")
-        self.engine: FaceEngine = build(config["faces"])
+        self.ckpt = existing_ckpt(config)
+        self.engine: FaceEngine = engine or build(config["faces"])
         self.memory = run.choices.get("memory", "full")
         with self._memory_told():
             self.sampler, self.trained = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
         self.settings = chosen_settings(config, self.trained)
         self.sampler.check(self.settings)
-        encoder_px = self.sampler.encoder.image_size
-        self._options = ReferenceOptions(
-            config["reference_size_px"], encoder_px // 2, keep_outliers=config["keep_outliers"]
-        )
         self._hashes: dict[str, str] = {}
 
     @classmethod
@@ -154,12 +156,19 @@ class Generator:
         Raises:
             IdanimError: a file is missing or can't be read, or no face is found.
         """
-        paths = tuple(Path(source).expanduser() for source in sources)
-        options = replace(self._options, face_index=face_index)
-        found = read_person(paths, self.engine, options)
+        return self.person_of(find_person(sources, self.engine, self.run.config, face_index))
+
+    def person_of(self, found: ReferencePerson) -> Person:
+        """A person from faces that were found already, see `find_person`."""
+        notes = [*found.notes, *found.small_faces(self.sampler.encoder.image_size // 2), *self._toy_note(found)]
         with self._memory_told():
             tokens = self.sampler.id_tokens([face.crop for face in found.faces])
-        return Person(found.name, tokens, found.faces, found.notes, (paths,), (options.face_index,), found.files)
+        return Person(found.name, tokens, found.faces, tuple(notes), (found.sources,), (found.face_index,), found.files)
+
+    def _toy_note(self, found: ReferencePerson) -> list[str]:
+        """That the toy world is no place for real people; its detector often takes their faces for its own."""
+        path = str(built_or_plain(self.trained["backbone"]["model"].get("path", "")))
+        return [TOY_NOTE] if is_shipped(path) and not all(is_shipped(str(file)) for file in found.files) else []
 
     def mixture(self, people: Sequence[Person], weights: Sequence[float]) -> Person:
         """A person who does not exist: the weighted average of others (paper, Fig. 8).
@@ -193,13 +202,10 @@ class Generator:
         """
         if self._network is None:
             raise IdanimError("no control network is loaded: take control=scribble or control=rgb")
-        paths = [Path(image).expanduser() for image in images]
-        for path in paths:
-            if not path.is_file():
-                raise IdanimError(f"control.images={str(path)!r}: there is no such file")
-        pictures = tuple(decode_picture(path.read_bytes(), str(path)) for path in paths)
-        sources = tuple(str(path.resolve()) for path in paths)
-        result = SparseControl(self._network, pictures, tuple(frames), scale, context, sources)
+        pictures = read_control_images(images)
+        sources = tuple(str(path.resolve()) for path, _ in pictures)
+        shown = tuple(picture for _, picture in pictures)
+        result = SparseControl(self._network, shown, tuple(frames), scale, context, sources)
         result.check(self.settings.num_frames)
         return result
 
@@ -208,8 +214,7 @@ class Generator:
         values = self.run.config["control"]
         if self._network is None:
             return None
-        images = values["images"] if isinstance(values["images"], list) else [values["images"]]
-        return self.control(images, values["frames"], values["scale"], values["context"])
+        return self.control(control_images(values), values["frames"], values["scale"], values["context"])
 
     def generate(
         self,
@@ -304,7 +309,7 @@ class Generator:
         made_with = {
             "checkpoint": self._hash(self.ckpt),
             "references": {name: self._hash(file) for file, name in short_names(person.files).items()},
-            "reference_size_px": self._options.size_px,
+            "reference_size_px": self.run.config["reference_size_px"],
             "face_engine": self.engine.name,
             "scale": self.sampler.adapter.scale,
             "backbone": self.trained["backbone"],

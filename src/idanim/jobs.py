@@ -39,6 +39,7 @@ class Job:
         metrics: figures by name; a plain number has no interval and n = 1.
         models: what scored its videos, such as {"face_engine": "insightface/buffalo_l"}; {} where nothing was scored.
         identities: figure → person → value, of its evaluation; {} where there is none.
+        trained_judge: why its evaluation's judge is no impartial one, in words; () where it is.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Job:
     metrics: dict[str, Interval]
     models: dict[str, str] = field(default_factory=dict)
     identities: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    trained_judge: tuple[str, ...] = ()
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader of its figures must know."""
+        return [f"{self.name}: the judge is no impartial one, its figures flatter: {why}" for why in self.trained_judge]
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,15 @@ def read_job(folder: Path, name: str) -> Job:
     evaluation, scored_with = _read_metrics(folder / EVALUATION)
     metrics |= {f"eval/{key}": figure for key, figure in evaluation.items()}
     identities = read_identities(folder / EVALUATION, evaluation)
-    return Job(name, _read_overrides(folder / OVERRIDES), metrics, models | scored_with, identities)
+    judged = _read_trained_judge(folder / EVALUATION)
+    return Job(name, _read_overrides(folder / OVERRIDES), metrics, models | scored_with, identities, judged)
+
+
+def _read_trained_judge(path: Path) -> tuple[str, ...]:
+    found = read_json(path).get("trained_judge", [])
+    if not isinstance(found, list):
+        raise IdanimError(f"{EVALUATION}: trained_judge is {found!r}, expected a list")
+    return tuple(map(str, found))
 
 
 def read_identities(path: Path, summary: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:

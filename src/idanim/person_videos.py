@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from idanim.config import Run, built_or_plain
+from idanim.config import Run, build, built_or_plain
+from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes
 from idanim.generation.control import SparseControl
 from idanim.generation.output import check_formats, has_formats
+from idanim.generation_inputs import control_images, existing_ckpt, find_person, read_control_images
 from idanim.generator import Generator, Person, Progress
 from idanim.metrics.grid import slug
 from idanim.metrics.picture_grid import GAP_PX, thumbnails, tile, write_picture_grid
@@ -22,6 +24,7 @@ from idanim.metrics.prompts import load_prompts
 from idanim.metrics.videos import is_made
 from idanim.pictures import encode_png
 from idanim.recipe import changed_versions, run_of
+from idanim.reference_faces import ReferencePerson
 from idanim.types import IdanimError, UInt8Array
 from idanim.video import read_frames
 
@@ -57,10 +60,14 @@ def generate_videos(run: Run) -> list[Path]:
     config = run.config
     check_formats(config["formats"])
     prompts, seeds = _prompts(config), _seeds(config["seed"])
-    groups = _sources(config)
-    generator = Generator(run)
+    existing_ckpt(config)
+    if config["control"]["model"] is not None:
+        read_control_images(control_images(config["control"]))
+    engine: FaceEngine = build(config["faces"])
+    found = _found(engine, _sources(config), config)
+    generator = Generator(run, engine)  # the large models, once all that is small is known to be right
     control = generator.configured_control()
-    people = _people(generator, groups, config)
+    people = _people(generator, found, config)
     jobs = [
         Job(person, prompt, seed, run.output / slug(person.name) / f"{slug(prompt)}_s{seed}.mp4")
         for person in people
@@ -125,11 +132,16 @@ def _listed(value: Any, key: str) -> list[str]:
     return texts
 
 
-def _people(generator: Generator, groups: Sequence[Sequence[str]], config: Mapping[str, Any]) -> list[Person]:
+def _found(engine: FaceEngine, groups: Sequence[Sequence[str]], config: Mapping[str, Any]) -> list[ReferencePerson]:
+    """The faces of each identity."""
     indices = config["face_index"] if isinstance(config["face_index"], list) else [config["face_index"]] * len(groups)
     if len(indices) != len(groups):
         raise IdanimError(f"face_index={indices}: {len(indices)} numbers for {len(groups)} people; give one each")
-    people = [generator.person(*sources, face_index=index) for sources, index in zip(groups, indices, strict=True)]
+    return [find_person(sources, engine, config, index) for sources, index in zip(groups, indices, strict=True)]
+
+
+def _people(generator: Generator, found: Sequence[ReferencePerson], config: Mapping[str, Any]) -> list[Person]:
+    people = [generator.person_of(person) for person in found]
     if config["mix"] is not None:
         return [generator.mixture(people, config["mix"])]
     if config["sweep"] is not None:

@@ -44,9 +44,11 @@ def decode_picture(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> U
             return np.array(_rgb(ImageOps.exif_transpose(image)))
     except IdanimError:
         raise
+    except UnidentifiedImageError as error:  # whose own text names an object in memory
+        known = ", ".join(_known_formats())
+        raise IdanimError(f"{name}: not a readable picture: none of the formats {known}, or damaged") from error
     # What Pillow's readers of damaged files are known to raise; the last ones by their arithmetic on wrong sizes.
     except (
-        UnidentifiedImageError,
         OSError,
         SyntaxError,
         Image.DecompressionBombError,

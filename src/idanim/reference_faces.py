@@ -36,14 +36,12 @@ class ReferenceOptions:
 
     Attributes:
         size_px: side of the crops; the official script has 112, which CLIP's encoder then magnifies.
-        small_px: a face that fills less than this without being magnified is told.
         face_index: which face of a picture, by falling size; None = the largest, and several are told.
         video_frames: how many frames of a video are looked at.
         keep_outliers: use also photos that seem to show somebody else.
     """
 
     size_px: int = 256
-    small_px: int = 112
     face_index: int | None = None
     video_frames: int = 5
     keep_outliers: bool = False
@@ -57,12 +55,14 @@ class ReferenceFace:
         source: file, and frame of a video.
         crop: [size_px, size_px, 3] uint8.
         vector: [D] float32 of unit length.
+        natural_px: side of the crop that would magnify nothing.
         notes: what is wrong with the picture, in words.
     """
 
     source: str
     crop: UInt8Array
     vector: FloatArray
+    natural_px: int
     notes: tuple[str, ...]
 
 
@@ -74,13 +74,29 @@ class ReferencePerson:
         name: the person's.
         faces: those that are used, at least one.
         notes: what the user should know, in words.
+        sources: the photos, folders and videos that were given.
         files: all files that were read.
+        face_index: which face of a picture was asked for; None = the largest.
     """
 
     name: str
     faces: tuple[ReferenceFace, ...]
     notes: tuple[str, ...]
+    sources: tuple[Path, ...]
     files: tuple[Path, ...]
+    face_index: int | None
+
+    def small_faces(self, small_px: int) -> list[str]:
+        """Which faces an encoder has to magnify, in words.
+
+        Args:
+            small_px: smaller ones are told.
+        """
+        return [
+            f"{face.source}: the face is small ({face.natural_px} pixels, better {small_px} and more)"
+            for face in self.faces
+            if face.natural_px < small_px
+        ]
 
 
 def read_person(sources: Sequence[Path], engine: FaceEngine, options: ReferenceOptions) -> ReferencePerson:
@@ -108,15 +124,21 @@ def read_person(sources: Sequence[Path], engine: FaceEngine, options: ReferenceO
             else:
                 found.append(face)
     if not found:
+        advice = ", and for real people faces=insightface" if knows_toys_only(engine) else ""
         raise IdanimError(
             f"{engine.name} finds no face in {', '.join(faceless)}; use a photo that shows it larger or from the "
-            "front, and for real people faces=insightface"
+            f"front{advice}"
         )
     notes = [f"{', '.join(faceless)}: no face found, left out"] if faceless else []
     faces, about_likeness = _alike(found, options.keep_outliers)
     notes += [note for face in faces for note in face.notes] + about_likeness
     name = sources[0].name if sources[0].is_dir() else person_of(sources[0])
-    return ReferencePerson(name, tuple(faces), tuple(notes), files)
+    return ReferencePerson(name, tuple(faces), tuple(notes), tuple(sources), files, options.face_index)
+
+
+def knows_toys_only(engine: FaceEngine) -> bool:
+    """Whether a face engine is that of the toy world, made for drawn people."""
+    return engine.name.startswith("toy/")
 
 
 def _files(source: Path) -> list[Path]:
@@ -158,9 +180,6 @@ def _face(name: str, rgb: UInt8Array, engine: FaceEngine, options: ReferenceOpti
     rivals = [f for f in faces if f is not face and f.width_px >= SIDE_FACE_SHARE * face.width_px]
     if rivals and options.face_index is None:
         notes.append(f"{name}: {len(rivals) + 1} faces of similar size, the largest is taken; another: face_index=1")
-    natural = natural_size_px(face.landmarks)
-    if natural < options.small_px:
-        notes.append(f"{name}: the face is small ({natural} pixels, better {options.small_px} and more)")
     sharpness = blur(rgb, face.landmarks)
     if sharpness < BLURRED:
         notes.append(f"{name}: the face is blurred (sharpness {sharpness:.0f}, better {BLURRED:.0f} and more)")
@@ -168,7 +187,7 @@ def _face(name: str, rgb: UInt8Array, engine: FaceEngine, options: ReferenceOpti
     if abs(yaw) > PROFILE_DEG:
         notes.append(f"{name}: the head is turned by {abs(yaw):.0f}°; a view from the front carries more")
     crop = aligned_crop(rgb, face.landmarks, options.size_px)
-    return ReferenceFace(name, crop, engine.embed(rgb, face), tuple(notes))
+    return ReferenceFace(name, crop, engine.embed(rgb, face), natural_size_px(face.landmarks), tuple(notes))
 
 
 def _alike(faces: Sequence[ReferenceFace], keep_outliers: bool) -> tuple[list[ReferenceFace], list[str]]:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from idanim.config import built_or_plain
+from idanim.config import built_or_plain, restore
 from idanim.faces.engine import FaceEngine
 from idanim.files import sha256
 from idanim.models.adapter_file import ProjectionKind, read_adapter_file
 from idanim.models.checkpoint import NoStoredConfigError, read_adapter
+from idanim.toyworld.shipped import is_shipped
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,52 @@ class UsedRecogniser:
 
 
 def used_recognisers(ckpt: Path, config: Mapping[str, Any]) -> list[UsedRecogniser]:
-    """The recognisers that trained an adapter or that it sees people through.
+    """The recognisers that trained an adapter, or what it started from, or that it sees people through.
 
     Args:
         ckpt: adapter file.
         config: training configuration that it is run with, see `idanim.assembly.training_config`.
     """
-    found = []
-    if "identity_loss" in config and config["identity_loss"]["loss"]:
-        found.append((config["identity_loss"]["loss"]["recogniser"]["path"], "trained it (identity_loss)"))
+    found = [*_trained_by(ckpt, config), *_behind_start(config, {_place(ckpt)})]
     found += [(path, "is what it sees people through (encoder)") for path in _paths(config["encoder"]["model"])]
     if _sees_through_backbone(ckpt):
         found.append((config["backbone"]["recogniser"], "is what it sees people through (backbone.recogniser)"))
     files = [(Path(str(built_or_plain(path))).expanduser(), part) for path, part in found if path is not None]
     return [UsedRecogniser(path.name, part, sha256(path) if path.is_file() else None) for path, part in files]
+
+
+def _trained_by(ckpt: Path, config: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Path of the recogniser in the loss that trained an adapter, and its part."""
+    if is_shipped(str(_place(ckpt))):
+        return [(config["backbone"]["recogniser"], "trained it (the toy world's adapter)")]
+    if "identity_loss" in config and config["identity_loss"]["loss"]:
+        return [(config["identity_loss"]["loss"]["recogniser"]["path"], "trained it (identity_loss)")]
+    return []
+
+
+def _behind_start(config: Mapping[str, Any], seen: set[Path]) -> list[tuple[Any, str]]:
+    """The same of the adapters that training started from, as far as their files are there and say it."""
+    found = []
+    adapter = config.get("adapter", {})
+    for key in ("init", "init_attention"):
+        start = adapter.get(key)
+        path = None if start is None else _place(Path(str(built_or_plain(start))))
+        if path is None or path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        try:
+            own = restore("train", read_adapter(path).config)
+        except NoStoredConfigError:
+            continue
+        found += [
+            (file, f"{part}, from which training started (adapter.{key})") for file, part in _trained_by(path, own)
+        ]
+        found += _behind_start(own, seen)
+    return found
+
+
+def _place(path: Path) -> Path:
+    return path.expanduser().resolve()
 
 
 def _paths(node: Any) -> list[Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from idanim.assembly import Models, build_models, build_trainer
 from idanim.config import Run, build, built_or_plain, restore, storable
 from idanim.data.datamodule import ClipDataModule
+from idanim.data.shards import require_shards
 from idanim.models.checkpoint import check_resumable
 from idanim.previews import PreviewMaker
 from idanim.trained_judge import used_recognisers
@@ -38,14 +39,14 @@ def train(run: Run) -> None:
     if ckpt:
         check_resumable(Path(ckpt))
         log.info("going on from %s", ckpt)
-    models = build_models(config)
-    finder = _face_finder(config)
-    data = _build_data(config, models, finder)
+    build_data = _data_builder(config, _face_finder(config))
+    losses = {name: built_or_plain(config[name]["loss"]) for name in ("identity_loss", "face_weight")}
+    models = build_models(config)  # once all that is small is known to be right
+    data = build_data(models)
     module = build(
         config["training"] | {"blocks": config["blocks"]},
         **models._asdict(),
-        identity_loss=built_or_plain(config["identity_loss"]["loss"]),
-        face_weight=built_or_plain(config["face_weight"]["loss"]),
+        **losses,
         stored_config=storable(run),
     )
     loggers = [logger for logger in (csv_logger(output), build(config["logger"], output=output)) if logger]
@@ -72,7 +73,8 @@ def train(run: Run) -> None:
 def prepare(run: Run) -> None:
     """Encode what is missing of the latents and find the faces, so that runs that start together need not."""
     config = run.config
-    _build_data(config, build_models(config), config["faces"]).prepare_data()
+    build_data = _data_builder(config, config["faces"])
+    build_data(build_models(config)).prepare_data()
 
 
 def _face_finder(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -85,15 +87,22 @@ def _face_finder(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return finders[0] if finders else None
 
 
-def _build_data(config: Mapping[str, Any], models: Models, finder: Mapping[str, Any] | None) -> ClipDataModule:
-    return build(
-        config["data"],
-        encoder=models.backbone,
-        strategy=build(config["reference"]),
-        reference_size=models.encoder.image_size,
-        face_finder=built_or_plain(finder),
-        face_settings=json.dumps(finder, sort_keys=True),
-    )
+def _data_builder(config: Mapping[str, Any], finder: Mapping[str, Any] | None) -> Callable[[Models], ClipDataModule]:
+    """Builds the data around models; what needs none of them is checked and built at once."""
+    require_shards(config["data"]["shards"])
+    strategy, face_finder = build(config["reference"]), built_or_plain(finder)
+
+    def build_data(models: Models) -> ClipDataModule:
+        return build(
+            config["data"],
+            encoder=models.backbone,
+            strategy=strategy,
+            reference_size=models.encoder.image_size,
+            face_finder=face_finder,
+            face_settings=json.dumps(finder, sort_keys=True),
+        )
+
+    return build_data
 
 
 def evaluation_command(run: Run, adapter: Path) -> str:
@@ -103,7 +112,7 @@ def evaluation_command(run: Run, adapter: Path) -> str:
     arguments = [f"ckpt={adapter}", f"faces={run.choices['faces']}"]
     arguments += [f"faces.{key}={faces[key]}" for key in faces if faces[key] != usual[key]]
     arguments += [f"logger={run.choices['logger']}"] if run.choices["logger"] != "wandb" else []
-    used = [recogniser.file for recogniser in used_recognisers(adapter, run.config)]
+    used = dict.fromkeys(recogniser.file for recogniser in used_recognisers(adapter, run.config))
     command = shlex.join(["python", "evaluate.py", *arguments])
     return command + (f"   # judge by another recogniser than {', '.join(used)}, which took part" if used else "")
 

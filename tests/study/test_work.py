@@ -14,7 +14,8 @@ import pytest
 
 from idanim.study import work
 from idanim.study.plan import Cell, plan, read_variants
-from idanim.study.work import DONE, Task, TaskFailedError, is_done, run_cells
+from idanim.study.settings import DONE, mixed, training_settings
+from idanim.study.work import Task, TaskFailedError, is_done, run_cells
 from idanim.types import IdanimError
 
 
@@ -99,11 +100,38 @@ def test_a_process_that_dies_ends_the_study_in_words() -> None:
 
 
 def test_done_with_other_settings_is_refused(tmp_path: Path) -> None:
-    assert not is_done(tmp_path, ["a=1"])
+    assert not is_done(tmp_path, ["a=1"], dict)
     (tmp_path / DONE).write_text(json.dumps({"arguments": ["a=1", "seed=0"], "seconds": 3}))
-    assert is_done(tmp_path, ["a=1", "seed=0"])
+    assert is_done(tmp_path, ["a=1", "seed=0"], dict)
     with pytest.raises(IdanimError, match=r"other settings \(a=1, a=2\)"):
-        is_done(tmp_path, ["a=2", "seed=0"])
+        is_done(tmp_path, ["a=2", "seed=0"], dict)
+
+
+def test_done_with_a_default_that_changed_since_is_refused(tmp_path: Path) -> None:
+    content = {"arguments": ["a=1"], "settings": {"a": 1, "lr": 0.1, "gone": 2}}
+    (tmp_path / DONE).write_text(json.dumps(content))
+    assert is_done(tmp_path, ["a=1"], lambda: dict(content["settings"]))
+    with pytest.raises(IdanimError, match=r"other settings \(gone: 2 → \(nothing\), lr: 0\.1 → 0\.2\)"):
+        is_done(tmp_path, ["a=1"], lambda: {"a": 1, "lr": 0.2})
+
+
+def test_runs_that_were_not_made_alike_are_named(tmp_path: Path) -> None:
+    cells = plan(read_variants("first_frame"), [0], ["trainer.max_steps=60"], ["num_identities=2"], tmp_path)
+    for cell in cells:
+        for folder, arguments in ((cell.folder, cell.training.arguments), (cell.folder / "evaluation", cell.arguments)):
+            folder.mkdir(parents=True)
+            settings = training_settings(cell.training) if folder == cell.folder else None
+            (folder / DONE).write_text(json.dumps({"arguments": arguments, "settings": settings}))
+    assert mixed(cells) == []
+    settings = training_settings(cells[1].training)
+    assert (settings["trainer.max_steps"], settings["reference (option)"]) == (60, "first_frame")
+    changed = {"arguments": cells[1].training.arguments, "settings": settings | {"training.optimizer.lr": 0.5}}
+    (cells[1].folder / DONE).write_text(json.dumps(changed))
+    (note,) = mixed(cells)
+    assert note.startswith("not trained alike")
+    assert "first_frame/seed_0 with trainer.max_steps=60, then → now training.optimizer.lr: 0.5 → " in note
+    (cells[1].folder / DONE).write_text(json.dumps({"arguments": [*cells[1].training.arguments, "more=1"]}))
+    assert "trainer.max_steps=60, more=1" in mixed(cells)[0]
 
 
 def test_complete_figures_do_not_pass_for_those_of_other_training(tmp_path: Path) -> None:

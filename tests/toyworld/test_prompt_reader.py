@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from idanim.metrics.people import Person
 from idanim.metrics.prompts import load_prompts
@@ -65,6 +69,14 @@ def test_what_is_not_asked_has_no_score(reader: ToyPromptReader) -> None:
     attributes, action = reader.read(video.frames[:4], "a person wearing a red hat smiling")
     assert attributes is not None
     assert action is None  # too short to tell
+
+
+def test_the_name_is_of_both_networks(reader: ToyPromptReader, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped("readers"), tmp_path / "readers"))
+    assert ToyPromptReader(folder).name == reader.name
+    weights = load_file(folder / "action_reader.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "action_reader.safetensors")
+    assert ToyPromptReader(folder).name != reader.name
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from idanim.faces.align import aligned_crop
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
@@ -18,6 +18,7 @@ from idanim.toyworld.renderer import render
 from idanim.toyworld.shipped import shipped
 from idanim.toyworld.stages.reader import attribute_accuracy
 from idanim.toyworld.weights import load_action_reader, load_reader
+from idanim.types import GeneratedClip
 from idanim.video import to_uint8
 
 NUM_PEOPLE = 40
@@ -81,16 +82,14 @@ def test_the_text_to_video_model_follows_prompts(scene: Scene, backbone: Animate
     pipeline.set_progress_bar_config(disable=True)
     backbone.set_processors(None)
     wanted = scene.select(slice(0, 8)).attributes
-    frames = []
-    for index in range(8):
-        text, silence = backbone.encode_text([caption(wanted, index), ""]).split(1)
-        made = pipeline(
-            prompt_embeds=text, negative_prompt_embeds=silence, num_frames=8, height=32, width=32,
-            num_inference_steps=10, guidance_scale=3.0, generator=torch.Generator().manual_seed(index),
-            output_type="pt",
-        ).frames[0]  # fmt: skip
-        frames.append(made[4] * 2 - 1)
-    accuracy = attribute_accuracy(load_reader(), torch.stack(frames), wanted)
+    text, silence = backbone.encode_text([*(caption(wanted, index) for index in range(8)), ""]).split([8, 1])
+    made = pipeline(
+        prompt_embeds=text, negative_prompt_embeds=silence.expand_as(text), num_frames=8, height=32, width=32,
+        num_inference_steps=10, guidance_scale=3.0, output_type="pt",
+        generator=[torch.Generator().manual_seed(index) for index in range(8)],
+    ).frames  # fmt: skip
+    frames = made[:, 4] * 2 - 1
+    accuracy = attribute_accuracy(load_reader(), frames, wanted)
     assert sum(accuracy[name] for name in ("background", "shirt", "hat")) / 3 > 0.8
 
 
@@ -106,11 +105,13 @@ def test_the_shipped_adapter_draws_the_person_of_the_reference_and_not_a_strange
     own, others = [], []
     references = to_uint8(clips[0::2, 2])
     vectors = embed(engine, clips[0::2, 2])
+    requests = []
     for person in range(NUM_GENERATED):
         crop = aligned_crop(references[person], engine.detect(references[person])[0].landmarks, 32)
-        text = caption(scene.attributes, NUM_PEOPLE + person)
-        video = sampler.generate([crop], text, person, settings).frames
-        found = embed(engine, torch.from_numpy(video[4:5]).permute(0, 3, 1, 2).float() / 127.5 - 1) @ vectors.T
+        requests.append(VideoRequest([crop], caption(scene.attributes, NUM_PEOPLE + person), person))
+    for person, video in enumerate(sampler.generate_together(requests, settings)):
+        assert isinstance(video, GeneratedClip), video
+        found = embed(engine, torch.from_numpy(video.frames[4:5]).permute(0, 3, 1, 2).float() / 127.5 - 1) @ vectors.T
         own.append(found[0, person])
         others.append(np.delete(found[0], person).mean())
     assert np.mean(own) - np.mean(others) > LEAST_SIMILARITY_GAIN

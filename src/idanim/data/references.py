@@ -7,6 +7,7 @@ sample (`face.<i>.jpg`, `frame.jpg`), so that only the pictures that are used ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -43,6 +44,28 @@ def random_reference(meta: ClipMeta, rng: np.random.Generator, pool_size: int | 
         order = np.random.default_rng(list(meta.key.encode())).permutation(len(pool))
         pool = [pool[i] for i in order[:pool_size]]  # a smaller pool lies within a larger one
     return [_pick(pool, rng, meta, "a face pool")]
+
+
+def from_pool(pool_size: int | None = None) -> ReferenceStrategy:
+    """`random_reference` with a checked size of the pool.
+
+    Raises:
+        IdanimError: it is no number of faces.
+    """
+    if pool_size is not None and (not isinstance(pool_size, int) or pool_size < 1):
+        raise IdanimError(f"reference.pool_size={pool_size}: expected 1 or more faces of the pool, or null for all")
+    return partial(random_reference, pool_size=pool_size)
+
+
+def several(num_references: int = 3) -> ReferenceStrategy:
+    """`multi` with a checked number of references.
+
+    Raises:
+        IdanimError: it is no number of pictures.
+    """
+    if not isinstance(num_references, int) or num_references < 1:
+        raise IdanimError(f"reference.num_references={num_references}: expected 1 or more pictures")
+    return partial(multi, num_references=num_references)
 
 
 def multi(meta: ClipMeta, rng: np.random.Generator, num_references: int = 3) -> list[str]:

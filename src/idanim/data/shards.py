@@ -73,6 +73,20 @@ def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
     return found
 
 
+def require_shards(location: str | Sequence[str] | None) -> None:
+    """Refuse data to train on that is not there; URLs are left until they are read.
+
+    Args:
+        location: see `find_shards`.
+
+    Raises:
+        IdanimError: see `find_shards`, or there are no training clips among them.
+    """
+    places = [location] if isinstance(location, str) else list(location or ())
+    if not any("://" in place for place in places) and not find_shards(location, "train"):
+        raise IdanimError(f"data.shards={location!r}: no training clip in it")
+
+
 def _local(place: str) -> list[str]:
     """Local paths of one place: itself, or the cached copies of what a URL names.
 

@@ -40,12 +40,7 @@ class ClipScorer:
         Raises:
             IdanimError: there is no such folder, or it holds no CLIP model with its tokenizer.
         """
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise IdanimError(
-                f"scoring.clip={str(path)!r}: no such folder; expected a CLIP model in transformers layout, for "
-                "instance openai/clip-vit-base-patch32, or leave it out: scoring.clip=null"
-            )
+        folder = clip_folder(path)
         try:
             model = CLIPModel.from_pretrained(folder, local_files_only=True)
             nn.Module.to(model, device)  # transformers types its own `to` for no device
@@ -90,3 +85,18 @@ def text_alignment(pictures: FloatArray, text: FloatArray) -> float:
         text: [D] features of unit length.
     """
     return float(100.0 * (pictures.astype(np.float64) @ text.astype(np.float64)).mean())
+
+
+def clip_folder(path: str | Path) -> Path:
+    """The folder of a CLIP model.
+
+    Raises:
+        IdanimError: there is none.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise IdanimError(
+            f"scoring.clip={str(path)!r}: no such folder; expected a CLIP model in transformers layout, for "
+            "instance openai/clip-vit-base-patch32, or leave it out: scoring.clip=null"
+        )
+    return folder

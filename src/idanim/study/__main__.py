@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from idanim.config import Run, compose, program
+from idanim.config import Run, program
 from idanim.study.plan import (
     Cell,
     as_overrides,
@@ -15,7 +15,8 @@ from idanim.study.plan import (
     study_names,
     typed_for_training,
 )
-from idanim.study.work import run_cells, training_run
+from idanim.study.settings import evaluation_settings, training_settings
+from idanim.study.work import run_cells
 from idanim.types import IdanimError
 
 
@@ -61,11 +62,9 @@ def _cells(name: str, run: Run) -> list[Cell]:
 
 def _compose_once(cells: list[Cell]) -> None:
     """Compose everything that differs, before hours are spent on the first."""
-    trained = {cell.variant: cell.training for cell in cells if cell.variant.of is None}
-    for training in trained.values():
-        training_run(training)
-    for arguments in {cell.arguments for cell in cells}:
-        compose("evaluate", [*arguments, "ckpt=given", "output=given"], check=False)
+    for cell in cells:
+        training_settings(cell.training)
+        evaluation_settings(cell)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from idanim.jobs import SCORING_MODELS, Job, read_job, refuse_different
 from idanim.metrics.report import number
 from idanim.metrics.table import Table
 from idanim.study.plan import BASELINE, Cell
-from idanim.study.work import DONE
+from idanim.study.settings import DONE, mixed
 from idanim.types import IdanimError
 from idanim.variants import PLOT, Variant, compare_variants, variant_tables, write_variants
 
@@ -34,6 +34,8 @@ def write_results(studies: Mapping[str, Sequence[Cell]], root: Path, results: Pa
     for name, cells in studies.items():
         jobs, missing = _read_jobs(cells)
         notes = [f"left out: {cell}: {why}" for cell, why in missing.items()]
+        notes += mixed([cell for cell in cells if cell.seed in jobs.get(cell.variant.name, {})])
+        notes += [doubt for by_seed in jobs.values() for job in by_seed.values() for doubt in job.doubts]
         if BASELINE not in jobs:
             print(f"\n{name}: nothing to compare yet; {'; '.join(notes[:3])}")
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -12,18 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from idanim.config import Run, compose
-from idanim.files import write_json, write_text
-from idanim.study.plan import OWN_KEYS, Cell, Training
+from idanim.config import compose
+from idanim.files import read_json, write_json, write_text
+from idanim.study.plan import Cell, Training
+from idanim.study.settings import (
+    DONE,
+    Settings,
+    changes,
+    evaluation_settings,
+    in_words,
+    recorded,
+    training_run,
+    training_settings,
+)
 from idanim.types import IdanimError
 
-DONE = "done.json"
-"""In the folder of a training run or an evaluation that is complete: its arguments, seconds and processor seconds."""
 LOG = "log.txt"
 
 
@@ -67,7 +75,7 @@ def train_cell(training: Training) -> float:
         from idanim.training_run import train
 
         train(training_run(training))
-    return _note_done(training.folder, training.arguments, start)
+    return _note_done(training.folder, training.arguments, training_settings(training), start)
 
 
 def evaluate_cell(cell: Cell) -> float:
@@ -81,7 +89,7 @@ def evaluate_cell(cell: Cell) -> float:
         evaluate(compose("evaluate", [*cell.arguments, *places], check=False))
     overrides = [f"variant={cell.variant.name}", f"seed={cell.seed}"]
     write_text(cell.folder / ".hydra" / "overrides.yaml", "".join(f"- {text}\n" for text in overrides))
-    return _note_done(folder, cell.arguments, start)
+    return _note_done(folder, cell.arguments, evaluation_settings(cell), start)
 
 
 def prepare_data(training: Training) -> float:
@@ -92,13 +100,6 @@ def prepare_data(training: Training) -> float:
 
         prepare(training_run(training))
     return _now()[0] - start[0]
-
-
-def training_run(training: Training) -> Run:
-    """The configured run of train.py; its numbers come from conf/study.yaml."""
-    run = compose("study", [*training.arguments, "studies=none", f"output={training.folder}"], check=False)
-    config = {key: value for key, value in run.config.items() if key not in OWN_KEYS}
-    return replace(run, config=config | {"output": str(training.folder), "study": {}})
 
 
 def _now() -> tuple[float, float]:
@@ -118,29 +119,39 @@ def _logged(folder: Path) -> Iterator[None]:
             raise TaskFailedError(f"{type(error).__name__}: {error} (see {folder / LOG})") from None
 
 
-def _note_done(folder: Path, arguments: Sequence[str], start: tuple[float, float]) -> float:
+def _note_done(folder: Path, arguments: Sequence[str], settings: Settings, start: tuple[float, float]) -> float:
     seconds, cpu_seconds = (round(now - then, 1) for now, then in zip(_now(), start, strict=True))
-    write_json(folder / DONE, {"arguments": list(arguments), "seconds": seconds, "cpu_seconds": cpu_seconds})
+    times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    write_json(folder / DONE, {"arguments": list(arguments), "settings": settings, **times})
     return seconds
 
 
 # ---------------------------------------------------------------------------------- in the first process
 
 
-def is_done(folder: Path, arguments: Sequence[str]) -> bool:
+def is_done(folder: Path, arguments: Sequence[str], settings: Callable[[], Settings]) -> bool:
     """Whether a training run or an evaluation is complete.
 
+    Args:
+        folder: of the run.
+        arguments: that it would be started with.
+        settings: composes all its settings.
+
     Raises:
-        IdanimError: it is, but was made with other settings.
+        IdanimError: it is, but was made with other settings: typed ones, or defaults that changed since.
     """
     if not (folder / DONE).is_file():
         return False
-    before = json.loads((folder / DONE).read_text(encoding="utf-8"))["arguments"]
+    before = read_json(folder / DONE)["arguments"]
+    changed = ", ".join(sorted(set(before) ^ set(arguments)))
     if before != list(arguments):
-        changed = sorted(set(before) ^ set(arguments))
+        changed = changed or "in another order"
+    elif (known := recorded(folder)) is not None:
+        changed = in_words(changes(known, settings()))
+    if changed:
         raise IdanimError(
-            f"{folder} was made with other settings ({', '.join(changed) or 'in another order'}): give the same ones, "
-            "another output= folder, or remove it"
+            f"{folder} was made with other settings ({changed}): give the same ones, another output= folder, or "
+            "remove it"
         )
     return True
 
@@ -162,8 +173,8 @@ def run_cells(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = pri
     """
     by_folder = {cell.folder: cell for cell in cells}
     # Of complete evaluations, too: or their figures would pass for those of other settings of training.
-    is_trained = {c.training.folder: is_done(c.training.folder, c.training.arguments) for c in by_folder.values()}
-    missing = [cell for cell in by_folder.values() if not is_done(cell.folder / "evaluation", cell.arguments)]
+    is_trained = {cell.training.folder: _is_trained(cell.training) for cell in by_folder.values()}
+    missing = [cell for cell in by_folder.values() if not _is_evaluated(cell)]
     evaluations: dict[Path, list[Cell]] = {}
     for cell in missing:
         evaluations.setdefault(cell.training.folder, []).append(cell)
@@ -190,6 +201,14 @@ def run_cells(cells: Sequence[Cell], jobs: int, say: Callable[[str], None] = pri
         return [_evaluation(cell) for cell in evaluations[task.arguments[0].folder]]
 
     return pool.run(ready, after)
+
+
+def _is_trained(training: Training) -> bool:
+    return is_done(training.folder, training.arguments, partial(training_settings, training))
+
+
+def _is_evaluated(cell: Cell) -> bool:
+    return is_done(cell.folder / "evaluation", cell.arguments, partial(evaluation_settings, cell))
 
 
 def _evaluation(cell: Cell) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -28,10 +29,11 @@ class ToyPromptReader:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        path = Path(folder) / "reader.safetensors"
-        self._reader = load_network(Reader(), path)
-        self._actions = load_network(ActionReader(NUM_FRAMES, len(ACTIONS)), Path(folder) / "action_reader.safetensors")
-        self.name = f"toy/reader-{sha256(path)[:8]}"
+        files = [Path(folder) / f"{name}.safetensors" for name in ("reader", "action_reader")]
+        self._reader = load_network(Reader(), files[0])
+        self._actions = load_network(ActionReader(NUM_FRAMES, len(ACTIONS)), files[1])
+        digest = hashlib.sha256("".join(sha256(path) for path in files).encode())
+        self.name = f"toy/reader-{digest.hexdigest()[:8]}"
 
     def asks(self, prompt: str) -> tuple[bool, bool]:
         """Whether a prompt asks for visible attributes, and whether for an action."""

@@ -10,3 +10,8 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 def shipped(name: str) -> str:
     """Give the path of a part of the shipped weights, for configurations; the parts are in `weights.py`."""
     return str(WEIGHTS_DIR / name)
+
+
+def is_shipped(path: str) -> bool:
+    """Whether a path is a part of the shipped weights."""
+    return Path(path).is_relative_to(WEIGHTS_DIR)
