@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ SMALL = [
     "previews.num_identities=1",
     "previews.prompts=[a smile]",
 ]
+COARSE = ["clip.size=64", "shards.val_fraction=0.4", "sampling.detect_fps=1", "faces.det_size=320", "workers=0"]
 
 
 def started(*arguments: str) -> list[str]:
@@ -44,7 +46,7 @@ def run(*arguments: str) -> str:
         if arguments[0].endswith(".py"):
             runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
         else:
-            runpy.run_module(arguments[0], run_name="__main__")
+            import_module(arguments[0]).main()
     return printed.getvalue()
 
 
@@ -118,7 +120,7 @@ def test_from_real_videos_to_scores(real_dir: Path, tmp_path: Path) -> None:
         (videos / name).symlink_to(real_dir / "clips" / name)
     faces = ["faces=insightface", f"faces.root={real_dir / 'models' / 'insightface'}", "faces.pack=yunet_mobilefacenet"]
     dataset, trained, scored = tmp_path / "dataset", tmp_path / "train", tmp_path / "evaluation"
-    run("idanim.curate", f"input={videos}", f"output={dataset}", *faces, "clip.size=64", "shards.val_fraction=0.4")
+    run("idanim.curate", f"input={videos}", f"output={dataset}", *faces, *COARSE)
     report = json.loads((dataset / "report.json").read_text())
     assert (report["accepted"], report["rejected"]) == (3, {"several_faces": 1})
     run("train.py", *SMALL, *faces, f"data.shards={dataset}", f"output={trained}", "trainer.max_steps=2")
