@@ -43,7 +43,8 @@ from idanim.curation.sources import SourceVideo, clip_key, find_videos
 from idanim.faces.align import aligned_crop
 from idanim.metrics.intervals import bootstrap_interval
 from idanim.pictures import encode_jpeg
-from idanim.video import decode, encode_mp4, read_frames
+from idanim.video import decode, read_frames
+from idanim.video_encoding import encode_mp4
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 CELEBV_HQ_CLIPS = 35_666

@@ -32,7 +32,7 @@ from idanim.data.order import ShuffledOrder, StepSampler
 from idanim.data.sample import ClipMeta, ClipSample, FaceMeta
 from idanim.data.shards import ShardIndex, write_shard
 from idanim.pictures import encode_jpeg
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 PER_SHARD, NUM_FACES = 64, 5
 SMALL, FULL = FrameWindow(8, 1, 32, 32), FrameWindow(16, 1, 512, 512)

@@ -54,7 +54,8 @@ from idanim.toyworld.faces import ToyFaceEngine
 from idanim.toyworld.make_videos import film
 from idanim.toyworld.shipped import shipped
 from idanim.types import Face, UInt8Array
-from idanim.video import encode_mp4, read_frames
+from idanim.video import read_frames
+from idanim.video_encoding import encode_mp4
 
 NUM_SAMPLED = 16
 

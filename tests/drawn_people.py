@@ -10,7 +10,7 @@ from idanim.data.sample import ClipMeta, ClipSample, FaceMeta
 from idanim.data.shards import write_shard
 from idanim.pictures import encode_jpeg
 from idanim.types import UInt8Array
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 NUM_FRAMES = 8
 SIZE_PX = 32

@@ -16,12 +16,11 @@ from idanim.config import (
     built_or_plain,
     check_overrides,
     missing_keys,
-    name_jobs_by_what_varies,
-    plain_arguments,
     replace_values,
     restore,
     storable,
 )
+from idanim.plain_values import name_jobs_by_what_varies, plain_arguments
 from idanim.types import IdanimError
 
 AWKWARD = [

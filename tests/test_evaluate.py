@@ -16,7 +16,7 @@ from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
 from idanim.metrics.videos import read_record
 from idanim.types import IdanimError
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 ENTRY = Path(__file__).parents[1] / "evaluate.py"
 

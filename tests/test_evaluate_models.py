@@ -14,7 +14,7 @@ from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
 from idanim.toyworld.make_videos import film
 from idanim.types import IdanimError
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ from idanim.person_videos import generate_videos
 from idanim.recipe import recipe_of
 from idanim.toyworld.shipped import shipped
 from idanim.types import IdanimError
-from idanim.video import encode_gif, read_frames
+from idanim.video import read_frames
+from idanim.video_encoding import encode_gif
 
 SMALL = {"num_frames": 2, "num_inference_steps": 2}
 

@@ -31,7 +31,8 @@ from idanim.models.torch_file import load_torch
 from idanim.models.weight_file import read_weights
 from idanim.pictures import decode_picture
 from idanim.types import IdanimError
-from idanim.video import UnreadableVideoError, encode_mp4, read_frames
+from idanim.video import UnreadableVideoError, read_frames
+from idanim.video_encoding import encode_mp4
 
 HUGE = 10**12
 

@@ -14,7 +14,8 @@ import pytest
 import submitit
 from omegaconf import OmegaConf
 
-from idanim.config import CONF_DIR, check_overrides, plain_arguments
+from idanim.config import CONF_DIR, check_overrides
+from idanim.plain_values import plain_arguments
 from idanim.types import IdanimError
 
 PROGRAM = """

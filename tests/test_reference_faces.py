@@ -19,7 +19,7 @@ from idanim.pictures import decode_picture
 from idanim.reference_faces import ReferenceOptions, outliers, read_person
 from idanim.toyworld.make_videos import film
 from idanim.types import Face, IdanimError
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 OPTIONS = ReferenceOptions(size_px=64)
 

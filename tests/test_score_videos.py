@@ -14,7 +14,8 @@ from PIL import Image
 
 from idanim.evaluation import evaluate
 from idanim.types import Face, IdanimError
-from idanim.video import UnusableVideoError, encode_mp4, to_uint8
+from idanim.video import UnusableVideoError, to_uint8
+from idanim.video_encoding import encode_mp4
 
 GREY = np.full((32, 32, 3), 128, np.uint8)
 

@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 from toy_people import ADAPTER as TOY_ADAPTER
 from toy_people import take_photos, write_official_file
 
-from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, restore
+from idanim.config import CONF_DIR, Run, check_overrides, restore
 from idanim.evaluation import evaluate
 from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
 from idanim.metrics.prompts import load_prompts
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter
 from idanim.models.tiny import tiny_backbone, tiny_encoder
+from idanim.plain_values import plain_arguments
 from idanim.systems import System, SystemLoader, fill_grid, parse_systems
 from idanim.types import IdanimError
 from idanim.video import read_frames

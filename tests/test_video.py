@@ -9,17 +9,8 @@ import torch
 from PIL import Image
 from video_files import write_sound, write_video
 
-from idanim.video import (
-    GOP_FRAMES,
-    UnreadableVideoError,
-    VideoReader,
-    decode,
-    encode_mp4,
-    encode_webp,
-    read_frames,
-    to_float,
-    to_uint8,
-)
+from idanim.video import UnreadableVideoError, VideoReader, decode, read_frames, to_float, to_uint8
+from idanim.video_encoding import GOP_FRAMES, encode_mp4, encode_webp
 from idanim.video_part import Part
 
 

@@ -104,15 +104,22 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "git_sha": run.git_sha,
         **figures,
     }
+    _publish(result, run, people, scored, folder)
+    return result
+
+
+def _publish(
+    result: dict[str, Any], run: Run, people: Sequence[Person], scored: Mapping[str, ScoredVideo], folder: Path
+) -> None:
+    """Write `metrics.json` and the reports, print them, and log them."""
     write_json(run.output / "metrics.json", result)
     show(result, run.output)
     references = {person.identity: person.pictures[0] for person in people if not person.is_stranger}
     strips = {name: video.strip for name, video in scored.items() if video.strip is not None}
-    limit = config["report"]["max_embedded_mib"]
+    limit = run.config["report"]["max_embedded_mib"]
     write_evaluation_page(run.output / "report.html", result, notes_on(result), folder, references, strips, limit)
     print(f"\n{run.output}: metrics.json, report.html, report.md, grid.png")
-    log_to_wandb(build(config["logger"], output=run.output), result, folder)
-    return result
+    log_to_wandb(build(run.config["logger"], output=run.output), result, folder)
 
 
 def _require_one_source(config: Mapping[str, Any]) -> None:
@@ -215,7 +222,11 @@ def _generate(
     first = ckpt or systems[0].ckpt  # whose settings all systems share
     trained = training_config(first, overrides, config["backbone"])
     settings = chosen_settings(config, trained)
-    used = _used_recognisers(systems, overrides, config, trained["backbone"])
+    models = _configurations(systems, {first: trained}, overrides, config)
+    used = {
+        system.name: [] if system.shows_nobody else used_recognisers(system.ckpt, models[system.name])
+        for system in systems
+    }
     _refuse_partial_judge(engine, used, config)
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
@@ -223,8 +234,8 @@ def _generate(
     for system in systems:
         own = system.is_named and system.ckpt != first and config["backbone"] is None
         backbone = trained["backbone"] if own else None  # for a file that does not say its own
-        models = training_config(system.ckpt, overrides, config["backbone"], backbone)
-        source = source_of(system, config, overrides, backbone, used[system.name]) | {"weights": hashes.of(models)}
+        source = source_of(system, config, overrides, backbone, used[system.name])
+        source |= {"weights": hashes.of(models[system.name])}
         cells = grid(system.name, identities_of(system, people), prompts, config["seeds"])
         sampler = functools.partial(_sampler_of, loader, system, backbone)
         filled |= fill_grid(cells, people, folder, sampler, settings, source, config["batch_size"])
@@ -248,16 +259,26 @@ class _Hashes:
         return self._known[key]
 
 
-def _used_recognisers(
-    systems: Sequence[System], overrides: Mapping[str, Any], config: Mapping[str, Any], backbone: Mapping[str, Any]
-) -> dict[str, list[UsedRecogniser]]:
-    """The recognisers with a part in the videos of each system; none for the plain backbone."""
-    return {
-        system.name: []
-        if system.shows_nobody
-        else used_recognisers(system.ckpt, training_config(system.ckpt, overrides, config["backbone"], backbone))
-        for system in systems
-    }
+def _configurations(
+    systems: Sequence[System],
+    known: Mapping[Path, dict[str, Any]],
+    overrides: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The training configuration of each system; each file is read once.
+
+    Args:
+        systems: of the grid.
+        known: file → configuration, of the first file, whose backbone a file that names none takes.
+        overrides: of the models' configuration.
+        config: of the evaluation.
+    """
+    by_file = dict(known)
+    (first,) = known.values()
+    for ckpt in dict.fromkeys(system.ckpt for system in systems):
+        if ckpt not in by_file:
+            by_file[ckpt] = training_config(ckpt, overrides, config["backbone"], first["backbone"])
+    return {system.name: by_file[system.ckpt] for system in systems}
 
 
 def _refuse_partial_judge(

@@ -21,7 +21,8 @@ from idanim.metrics.mean_over_videos import MeanOverVideos
 from idanim.training.callbacks import data_of
 from idanim.training.module import AdapterTraining
 from idanim.types import ClipBatch, FloatArray, IdanimError
-from idanim.video import encode_mp4, to_uint8
+from idanim.video import to_uint8
+from idanim.video_encoding import encode_mp4
 
 log = logging.getLogger(__name__)
 

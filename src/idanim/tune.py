@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from idanim.config import CONF_DIR, Run, check_overrides, plain_arguments, program
+from idanim.config import CONF_DIR, Run, check_overrides, program
+from idanim.plain_values import plain_arguments
 from idanim.types import IdanimError, StoppedBySignalError
 
 try:

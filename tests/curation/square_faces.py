@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from idanim.curate import main
+from idanim.curation.decision import RejectedError
+from idanim.curation.sources import SourceVideo, clip_key
 from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.types import Face
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 BACKGROUND = 90
 
@@ -108,3 +110,13 @@ def curate_in_a_process(source, output, *overrides, environment=None, **kwargs):
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (environment or {})
     command = [sys.executable, "-m", "idanim.curate", *arguments(source, output, overrides)]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def video_at(path):
+    return SourceVideo(path, path.name, clip_key(path.name))
+
+
+def reason(call, *arguments):
+    with pytest.raises(RejectedError) as caught:
+        call(*arguments)
+    return caught.value

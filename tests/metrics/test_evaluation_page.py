@@ -12,7 +12,8 @@ from idanim.metrics.evaluation_page import playable, video_rows, write_evaluatio
 from idanim.metrics.scoring import VideoScore
 from idanim.metrics.summary import report
 from idanim.pictures import encode_jpeg
-from idanim.video import encode_mp4, read_frames
+from idanim.video import read_frames
+from idanim.video_encoding import encode_mp4
 
 NASTY = 'a <script>alert(1)</script> & "quoted" </script><img src=x onerror=alert(2)>'
 

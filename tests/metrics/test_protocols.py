@@ -13,7 +13,8 @@ from transformers import CLIPModel
 from idanim.faces.align import ARCFACE_TEMPLATE
 from idanim.metrics.motion import motion_by_region
 from idanim.metrics.people import Person
-from idanim.metrics.protocols import ConsisId, Idanim, Judges, OpenS2V, protocol_report, signed_motion
+from idanim.metrics.protocols import Idanim, Judges, protocol_report
+from idanim.metrics.published_protocols import ConsisId, OpenS2V, signed_motion
 from idanim.metrics.text_alignment import ClipScorer
 from idanim.models.curricular_face import IResNet101, load_curricular_face
 from idanim.types import Face, IdanimError

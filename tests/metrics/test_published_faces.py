@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from idanim.metrics.people import read_people
-from idanim.metrics.protocols import ConsisId, Judges, published_face
+from idanim.metrics.protocols import Judges
+from idanim.metrics.published_protocols import ConsisId, published_face
 from idanim.video import read_frames
 
 pytestmark = pytest.mark.real_input

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +10,20 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 from full_size import meta_backbone, public, public_file
-from torch import Tensor
+from small_adapters import CLIP, equal, small_adapter
 
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import parse_adapter, read_adapter_file, write_ip_adapter, write_official
 from idanim.models.animatediff import AnimateDiffBackbone
-from idanim.models.attention import LowRankAttention
-from idanim.models.projections import joined_features
 from idanim.models.tiny import tiny_backbone
 from idanim.models.weight_file import read_weights
 from idanim.models.weight_kind import kind_of
 from idanim.types import IdanimError
 
-WIDTH, CLIP, FACE = 32, 48, 12
-
 
 @pytest.fixture(scope="module")
 def backbone() -> AnimateDiffBackbone:
     return tiny_backbone()
-
-
-def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in shapes.items()}
-
-
-def small_adapter(backbone: AnimateDiffBackbone, lora_rank: int = 0) -> FaceAdapter:
-    torch.manual_seed(3)
-    adapter = FaceAdapter(backbone, CLIP, num_queries=4, depth=2, dim_head=8, heads=2, lora_rank=lora_rank)
-    for parameter in adapter.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return adapter
-
-
-def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 # ---------------------------------------------------------------------------- the public files, full size
@@ -152,154 +130,6 @@ def test_start_from_keeps_fresh_lora(tmp_path: Path, backbone: AnimateDiffBackbo
     state = adapter.state_dict()
     assert equal({k: t for k, t in state.items() if "_lora." not in k}, source.state_dict())
     assert all(not t.any() for k, t in state.items() if k.endswith("_lora.up.weight"))
-
-
-# ------------------------------------------------------------------- FaceID: what the other projections do
-
-
-def faceid_plus_state(backbone: AnimateDiffBackbone) -> dict[str, Tensor]:
-    """IP-Adapter FaceID-plusv2 with the widths of the tiny backbone."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "proj.0.weight": (24, FACE),
-        "proj.0.bias": (24,),
-        "proj.2.weight": (4 * WIDTH, 24),
-        "proj.2.bias": (4 * WIDTH,),
-        "norm.weight": (WIDTH,),
-        "norm.bias": (WIDTH,),
-    }
-    inner = small_adapter(backbone).image_proj_model.state_dict()
-    shapes |= {f"perceiver_resampler.{k}": tuple(t.shape) for k, t in inner.items() if k != "latents"}
-    shapes = {f"image_proj.{k}": s for k, s in shapes.items()}
-    for layer in (*backbone.cross_attention_layers(), *backbone.self_attention_layers()):
-        for part in "q", "k", "v", "out":
-            source = layer.context_dim if part in "kv" else layer.hidden_dim
-            shapes[f"ip_adapter.{layer.number}.to_{part}_lora.down.weight"] = (3, source)
-            shapes[f"ip_adapter.{layer.number}.to_{part}_lora.up.weight"] = (layer.hidden_dim, 3)
-        if layer.number % 2:
-            for part in "k", "v":
-                shapes[f"ip_adapter.{layer.number}.to_{part}_ip.weight"] = (layer.hidden_dim, layer.context_dim)
-    return random_state(shapes)
-
-
-@torch.no_grad()
-def test_faceid_plus_acts_as_lora_merged_into_the_2d_layers(tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
-    """At scale 0 the file's LoRA is all that acts: the same as adding up · down to the spatial weights."""
-    state = faceid_plus_state(backbone)
-    safetensors.torch.save_file(state, tmp_path / "plusv2.safetensors")
-    adapter = FaceAdapter.from_file(tmp_path / "plusv2.safetensors", backbone, scale=0.0, dim_head=8)
-    assert sum(isinstance(m, LowRankAttention) for m in adapter.adapter_modules.values()) == len(
-        backbone.self_attention_layers()
-    )
-    sample, text = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 7, WIDTH)
-    face, clip = torch.randn(1, 1, FACE), torch.randn(1, 1, 5, CLIP)
-    tokens = adapter.id_tokens(joined_features(face, clip))
-    assert tokens.shape == (1, 4, WIDTH)
-    adapter.attach(backbone)
-    adapted = backbone.predict(sample, torch.tensor([10]), torch.cat([text, tokens], dim=1))
-
-    merged = tiny_backbone()
-    for layer in (*merged.cross_attention_layers(), *merged.self_attention_layers()):
-        attention = merged.unet.get_submodule(layer.name.removesuffix(".processor"))
-        for part, linear in (("q", attention.to_q), ("k", attention.to_k), ("v", attention.to_v)):
-            linear.weight += _product(state, layer.number, part)
-        attention.to_out[0].weight += _product(state, layer.number, "out")
-    assert torch.allclose(adapted, merged.predict(sample, torch.tensor([10]), text), atol=1e-5)
-
-
-def _product(state: Mapping[str, Tensor], number: int, part: str) -> Tensor:
-    prefix = f"ip_adapter.{number}.to_{part}_lora"
-    return state[f"{prefix}.up.weight"] @ state[f"{prefix}.down.weight"]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("plus", [False, True], ids=["portrait", "plusv2"])
-def test_faceid_tokens_are_those_of_diffusers(plus: bool, tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
-    """diffusers takes heads of width 64 and four blocks for granted."""
-    source = portrait_state(backbone, queries=4)
-    if plus:
-        source = faceid_plus_state(backbone)
-        inner = {k: t for k, t in source.items() if "perceiver_resampler" not in k}
-        sizes = {"num_queries": 4, "depth": 4, "dim_head": 64, "heads": 2}
-        resampler = FaceAdapter(backbone, CLIP, **sizes).image_proj_model.state_dict()
-        source = inner | {f"image_proj.perceiver_resampler.{k}": t for k, t in resampler.items() if k != "latents"}
-    safetensors.torch.save_file(source, tmp_path / "faceid.safetensors")
-    adapter = FaceAdapter.from_file(tmp_path / "faceid.safetensors", backbone)
-    parts = {k.removeprefix("image_proj."): t.clone() for k, t in source.items() if k.startswith("image_proj.")}
-    theirs = backbone.unet._convert_ip_adapter_image_proj_to_diffusers(parts)
-    vector, clip = torch.nn.functional.normalize(torch.randn(1, FACE), dim=1), torch.randn(1, 1, 5, CLIP)
-    features = vector[:, None, None]
-    if plus:
-        theirs.shortcut, theirs.clip_embeds = True, clip
-        features = joined_features(vector[:, None], clip)
-    expected = theirs(vector[:, None])
-    assert torch.allclose(adapter.id_tokens(features), expected.view(1, 4, WIDTH), atol=1e-5)
-
-
-def portrait_state(backbone: AnimateDiffBackbone, queries: int = 3) -> dict[str, Tensor]:
-    """IP-Adapter FaceID-portrait with the widths of the tiny backbone."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "image_proj.proj.0.weight": (24, FACE),
-        "image_proj.proj.0.bias": (24,),
-        "image_proj.proj.2.weight": (queries * WIDTH, 24),
-        "image_proj.proj.2.bias": (queries * WIDTH,),
-        "image_proj.norm.weight": (WIDTH,),
-        "image_proj.norm.bias": (WIDTH,),
-    }
-    for layer in backbone.cross_attention_layers():
-        for part in "k", "v":
-            shapes[f"ip_adapter.{layer.number}.to_{part}_ip.weight"] = (layer.hidden_dim, layer.context_dim)
-    return random_state(shapes)
-
-
-def portrait_tokens(state: Mapping[str, Tensor], vector: Tensor) -> Tensor:
-    """Tokens of one ArcFace vector, written out: linear, exact GELU, linear, cut into tokens, LayerNorm."""
-    part = {key.removeprefix("image_proj."): tensor for key, tensor in state.items()}
-    hidden = part["proj.0.weight"] @ vector + part["proj.0.bias"]
-    hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
-    rows = (part["proj.2.weight"] @ hidden + part["proj.2.bias"]).view(-1, WIDTH)
-    normed = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    return normed * part["norm.weight"] + part["norm.bias"]
-
-
-def by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of [S, E] on [T, E], head by head."""
-    parts = []
-    for q, k, v in zip(*(x.chunk(heads, dim=1) for x in (query, key, value)), strict=True):
-        parts.append(torch.softmax(q @ k.T / q.shape[1] ** 0.5, dim=1) @ v)
-    return torch.cat(parts, dim=1)
-
-
-@torch.no_grad()
-def test_portrait_tokens_of_several_faces_stand_side_by_side(tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
-    state = portrait_state(backbone)
-    safetensors.torch.save_file(state, tmp_path / "portrait.safetensors")
-    adapter = FaceAdapter.from_file(tmp_path / "portrait.safetensors", backbone, scale=0.7)
-    adapter.num_references = 5
-    vectors = torch.nn.functional.normalize(torch.randn(5, FACE), dim=1)
-    tokens = adapter.id_tokens(vectors[None, :, None])
-    expected = torch.cat([portrait_tokens(state, vector) for vector in vectors])
-    assert tokens.shape == (1, 15, WIDTH)
-    assert torch.allclose(tokens[0], expected, atol=1e-5)
-
-    layer = backbone.cross_attention_layers()[0]
-    attention = backbone.unet.get_submodule(layer.name.removesuffix(".processor"))
-    hidden, text = torch.randn(4, layer.hidden_dim), torch.randn(7, WIDTH)
-    query, prefix = attention.to_q(hidden), f"ip_adapter.{layer.number}"
-    attended = by_hand(query, attention.to_k(text), attention.to_v(text), attention.heads)
-    key, value = (expected @ state[f"{prefix}.to_{part}_ip.weight"].T for part in "kv")
-    attended = attended + 0.7 * by_hand(query, key, value, attention.heads)
-    context = torch.cat([text, tokens[0]])[None]
-    result = adapter.adapter_modules[str(layer.number)](attention, hidden[None], context)
-    assert torch.allclose(result[0], attention.to_out[0](attended), atol=1e-5)
-
-
-def test_the_number_of_references_is_held(tmp_path: Path, backbone: AnimateDiffBackbone) -> None:
-    safetensors.torch.save_file(portrait_state(backbone), tmp_path / "portrait.safetensors")
-    adapter = FaceAdapter.from_file(tmp_path / "portrait.safetensors", backbone)
-    with pytest.raises(IdanimError, match="2 references, but the adapter's num_references=1"):
-        adapter.id_tokens(torch.zeros(1, 2, 1, FACE))
-    with pytest.raises(IdanimError, match="num_references=2: expected 1, as this adapter averages"):
-        small_adapter(backbone).num_references = 2
 
 
 # --------------------------------------------------------------------------------------------- wrong files

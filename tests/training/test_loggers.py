@@ -11,7 +11,8 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from idanim.config import build, check_overrides, compose, plain_arguments
+from idanim.config import build, check_overrides, compose
+from idanim.plain_values import plain_arguments
 from idanim.training.loggers import csv_logger, finish, log_config, log_summary, no_logger, wandb_logger
 
 ROOT = Path(__file__).parents[2]

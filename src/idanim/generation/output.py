@@ -8,7 +8,7 @@ from pathlib import Path
 from idanim.files import write_bytes
 from idanim.pictures import encode_png
 from idanim.types import GeneratedClip, IdanimError
-from idanim.video import encode_gif, encode_mp4, encode_webp
+from idanim.video_encoding import encode_gif, encode_mp4, encode_webp
 
 FORMATS = ("gif", "webp", "png")
 """What can be written beside the mp4; png is a folder of frames."""

@@ -17,7 +17,8 @@ from idanim.metrics.report import MEANING, all_groups, number, protocol_table, r
 from idanim.metrics.table import Table
 from idanim.pictures import encode_jpeg
 from idanim.types import UInt8Array
-from idanim.video import UnreadableVideoError, encode_mp4, read_frames
+from idanim.video import UnreadableVideoError, read_frames
+from idanim.video_encoding import encode_mp4
 
 NOT_METRICS = ("seed", "num_frames", "num_faces", "num_crowded_frames")
 """Numbers in a row of `videos` that are no scores."""

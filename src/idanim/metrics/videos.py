@@ -21,7 +21,7 @@ from typing import Any
 
 from idanim.files import read_json, write_bytes, write_json
 from idanim.types import GeneratedClip, IdanimError, listed
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 SCHEMA_VERSION = 1
 

@@ -19,7 +19,7 @@ from idanim.toyworld.captions import caption, looks
 from idanim.toyworld.people import ACTIONS, Scene, sample_identities, sample_scene
 from idanim.toyworld.renderer import locate, render
 from idanim.types import UInt8Array
-from idanim.video import encode_mp4
+from idanim.video_encoding import encode_mp4
 
 FPS = 8.0
 LARGEST_TRAINING_SEED = 10_000

@@ -48,51 +48,55 @@ def build_page(studio: Studio, start: Start, prompts: Sequence[str], example_pho
                 with gr.Row():
                     make = gr.Button("Generate", variant="primary", elem_id="generate")
                     stop = gr.Button("Stop", elem_id="stop")
-                status = gr.Markdown("", elem_id="status")
-                gallery = gr.Gallery(
-                    label="Videos of this page",
-                    columns=3,
-                    fit_columns=False,
-                    object_fit="contain",
-                    elem_id="gallery",
-                    buttons=["download"],
-                )
-                gr.Markdown(ABOUT_SCORES.format(engine=studio.generator.engine.name))
-                files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
-
-        def run(request: gr.Request, *values: Any, progress: Any = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
-            yield from generate(studio, str(request.session_hash), values, progress)
-
-        def begin(request: gr.Request) -> str:
-            try:
-                studio.begin(str(request.session_hash))
-            except IdanimError as error:
-                raise _told(error) from error
-            return "Waiting for its turn …"
-
-        def end(request: gr.Request) -> str:
-            studio.stop(str(request.session_hash))
-            return "Stops after this step …"
-
-        def leave(request: gr.Request) -> None:
-            studio.close(str(request.session_hash))
-
-        at_once: Any = {"queue": False, "api_visibility": "private"}
-        # In Gradio's queue, or an error would not come up.
-        begun = make.click(
-            begin, outputs=status, show_progress="hidden", concurrency_limit=None, api_visibility="private"
-        )
-        begun.success(
-            run,
-            fields,
-            [status, gallery, files],
-            show_progress_on=gallery,
-            concurrency_limit=1,
-            api_visibility="private",
-        )
-        stop.click(end, outputs=status, show_progress="hidden", **at_once)
-        page.unload(leave)
+                shown = _results(studio.generator.engine.name)
+        _connect(studio, page, make, stop, fields, shown)
     return page
+
+
+def _results(engine: str) -> tuple[Any, Any, Any]:
+    """Status, gallery and files."""
+    status = gr.Markdown("", elem_id="status")
+    gallery = gr.Gallery(
+        label="Videos of this page",
+        columns=3,
+        fit_columns=False,
+        object_fit="contain",
+        elem_id="gallery",
+        buttons=["download"],
+    )
+    gr.Markdown(ABOUT_SCORES.format(engine=engine))
+    return status, gallery, gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
+
+
+def _connect(
+    studio: Studio, page: gr.Blocks, make: Any, stop: Any, fields: Sequence[Any], shown: tuple[Any, Any, Any]
+) -> None:
+    """Say what the buttons do, and what closing the page does."""
+
+    def run(request: gr.Request, *values: Any, progress: Any = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
+        yield from generate(studio, str(request.session_hash), values, progress)
+
+    def begin(request: gr.Request) -> str:
+        try:
+            studio.begin(str(request.session_hash))
+        except IdanimError as error:
+            raise _told(error) from error
+        return "Waiting for its turn …"
+
+    def end(request: gr.Request) -> str:
+        studio.stop(str(request.session_hash))
+        return "Stops after this step …"
+
+    def leave(request: gr.Request) -> None:
+        studio.close(str(request.session_hash))
+
+    status, gallery, _ = shown
+    private: Any = {"api_visibility": "private"}
+    # In Gradio's queue, or an error would not come up.
+    begun = make.click(begin, outputs=status, show_progress="hidden", concurrency_limit=None, **private)
+    begun.success(run, fields, list(shown), show_progress_on=gallery, concurrency_limit=1, **private)
+    stop.click(end, outputs=status, show_progress="hidden", queue=False, **private)
+    page.unload(leave)
 
 
 def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> Iterator[tuple[Any, ...]]:
