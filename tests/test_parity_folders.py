@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -24,7 +25,12 @@ def environment(**more: str) -> dict[str, str]:
 def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parity") / "variant"
     path.mkdir()
-    subprocess.run([sys.executable, PARITY / "variant.py", path, PARITY / "golden"], env=environment(), check=True)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.syspath_prepend(str(PARITY))
+        from golden_folder import GoldenFolder
+        from variant import write_variant
+
+        write_variant(path, GoldenFolder(PARITY / "golden"))
     return path
 
 
