@@ -132,7 +132,7 @@ class Generator:
         self.run = run
         config = run.config
         self.ckpt = existing_ckpt(config)
-        self.engine: FaceEngine = engine or build(config["faces"])
+        self.engine: FaceEngine = build(config["faces"]) if engine is None else engine
         self.memory = run.choices.get("memory", "full")
         with self._memory_told():
             self.sampler, self.trained = _load(config, self.ckpt)

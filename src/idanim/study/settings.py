@@ -72,12 +72,9 @@ def recorded(folder: Path) -> Settings | None:
 
 
 def changes(before: Settings, now: Settings) -> dict[str, str]:
-    """What differs: key → "0.1 → 0.2"."""
-    return {
-        key: f"{before.get(key, '(nothing)')} → {now.get(key, '(nothing)')}"
-        for key in sorted(before.keys() | now.keys())
-        if (key in before) != (key in now) or before.get(key) != now.get(key)
-    }
+    """What differs: key → "0.1 → 0.2". Keys that one version does not have yet, or no more, make no difference."""
+    both = sorted(before.keys() & now.keys())
+    return {key: f"{before[key]} → {now[key]}" for key in both if before[key] != now[key]}
 
 
 def in_words(changed: Mapping[str, str]) -> str:
@@ -98,11 +95,8 @@ def mixed(cells: Sequence[Cell]) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}  # (kind, what differs) → names
     for cell in cells:
         variant, training = cell.variant, cell.training
-        own = (
-            training.arguments[0],
-            training.arguments[-1],
-            *variant.train,
-        )  # experiment and seed around what is typed
+        experiment, *_, seed = training.arguments
+        own = (experiment, *variant.train, seed)
         runs = [("evaluated", cell.folder / "evaluation", variant.evaluate, _evaluation_settings)]
         if variant.of is None:
             runs.append(("trained", training.folder, own, _training_settings))
