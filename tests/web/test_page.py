@@ -155,7 +155,8 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(server: Server) -> Iterator[Any]:
+    """Started after the server and closed before it: a server waits for pages that are still open."""
     driver = start_browser()
     online = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     driver.execute_cdp_cmd("Network.emulateNetworkConditions", online)
