@@ -29,7 +29,7 @@ help:
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights [PLAN=gpu DEVICE=cuda]  train the models of the toy world from nothing; hours of CPU, goes on where it stopped"
 	@echo "make notebooks                execute the notebooks and store their outputs; a minute"
-	@echo "make crash-test [KILLS=200]   kill the programs at random moments, compare what they leave; an hour"
+	@echo "make crash-test [KILLS=200] [JOBS=2]  kill the programs at random moments, compare what they leave; half an hour on 2 cores"
 	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
 	@echo "make lint | types             ruff | mypy"
 
@@ -114,7 +114,7 @@ fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/test_fuzz_files.py tests/test_hostile_files.py tests/curation/test_fuzz.py
 
 crash-test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/crash.py --kills $${KILLS:-200}
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/crash.py --kills $${KILLS:-200} --jobs $(JOBS)
 
 lint: setup
 	$(BIN)/ruff check

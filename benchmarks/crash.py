@@ -1,18 +1,20 @@
 """Kill the programs at random moments, run them again, and compare what they leave with an uninterrupted run.
 
-    python benchmarks/crash.py --kills 200 --output <folder>
+    python benchmarks/crash.py --kills 200 --jobs 8 --output <folder>
 
 Each program runs once in peace; then again and again in fresh folders, killed (SIGKILL) up to a few times at moments
 drawn at random over its run time, and run to its end. After every kill all files must be whole, and at the end
 weights, figures, shards and videos must be those of the first run, bit for bit. The processes are forked from one that
 has loaded the libraries, so that moments fall into the work.
+
+`crash.json` is written after every round; `--seconds` and SIGTERM end the work with what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -22,36 +24,31 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crash_programs import ROOT, Program, broken_files, programs
 
-ROOT = Path(__file__).parents[1]
 MAX_KILLS_A_ROUND, MAX_FAILED = 4, 20
-UNCOMPARED = {"train/clips_per_s", "seconds", "git_sha", "output", "config"}
-"""Figures of time and place."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is run, and what counts of what it leaves.
-
-    Attributes:
-        name: of the program.
-        arguments: output folder → command line.
-        results: output folder → name → digest.
-    """
-
-    name: str
-    arguments: Callable[[Path], list[str]]
-    results: Callable[[Path], dict[str, str]]
+LOG_TAIL_CHARS = 600
 
 
 @dataclass
 class Tally:
-    """What came of the kills of one program."""
+    """What came of the kills of one program.
+
+    Attributes:
+        kills: as many.
+        after_the_end: the program was done before the kill.
+        rounds: a round is a fresh folder, killed some times and then run to its end.
+        differing: results that are not those of the run in peace.
+        broken: files that were not whole after a kill.
+        failed: runs that ended with an error.
+    """
 
     kills: int = 0
     after_the_end: int = 0
@@ -60,16 +57,59 @@ class Tally:
     broken: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
+    def add(self, other: Tally) -> None:
+        """Take in another one."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Work:
+    """One program's way through the rounds.
+
+    Attributes:
+        kills: wanted.
+        number: of the program.
+        seconds: that the run in peace took; None before its end.
+        expected: its results.
+        planned: kills of the rounds under way, by the round's number; 0 is the run in peace.
+        started: rounds so far.
+    """
+
+    program: Program
+    folder: Path
+    kills: int
+    number: int
+    seconds: float | None = None
+    expected: dict[str, str] = field(default_factory=dict)
+    planned: dict[int, int] = field(default_factory=dict)
+    started: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def share(self) -> float:
+        """How much of it is done or under way."""
+        return -1 if self.seconds is None else (self.tally.kills + sum(self.planned.values())) / self.kills
+
+    def may_start(self, end: float) -> bool:
+        """Whether there is something to start that can be over in time."""
+        if self.seconds is None:
+            return not self.planned and not self.tally.failed
+        in_time = time.monotonic() + 2 * self.seconds < end
+        return self.share < 1 and in_time and len(self.tally.failed) < MAX_FAILED
+
 
 # ------------------------------------------------------------------------------------------- running
 
 
 def start(arguments: list[str], log: Path) -> int:
-    """Run a program in a forked process; returns its process id."""
+    """Run a program in a forked process with a process group of its own; returns its process id."""
     process = os.fork()
     if process:
+        os.setpgid(process, process)  # here too: a kill may come before the child gets to it
         return process
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -99,241 +139,174 @@ def run(arguments: list[str], log: Path, kill_after_s: float | None = None) -> i
     Returns:
         The exit status; None when it was killed.
     """
-    process, began = start(arguments, log), time.monotonic()
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if kill_after_s is not None and time.monotonic() - began >= kill_after_s:
+    process, began, ended = start(arguments, log), time.monotonic(), False
+    try:
+        while True:
+            done, status = os.waitpid(process, os.WNOHANG)
+            if done:
+                ended = True
+                return os.waitstatus_to_exitcode(status)
+            if kill_after_s is not None and time.monotonic() - began >= kill_after_s:
+                return None
+            time.sleep(0.002)
+    finally:
+        if not ended:
             os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            return None
-        time.sleep(0.002)
 
 
-# ------------------------------------------------------------------------------------------- looking
-
-
-def broken_files(folder: Path) -> Iterator[str]:
-    """Files that are there under their own name and can't be read to their end."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.suffix in READERS and "wandb" not in path.parts:
-            try:
-                READERS[path.suffix](path)
-            except FileNotFoundError:
-                continue
-            except Exception as error:
-                yield f"{path.relative_to(folder)}: {type(error).__name__}: {str(error)[:200]}"
-
-
-def read_tar(path: Path) -> None:
-    """Every sample of a shard."""
-    from idanim.data.sample import from_members
-    from idanim.data.shards import ShardIndex
-
-    index = ShardIndex.scan(path)
-    for key in index.keys:
-        from_members(index.read(key))
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Of a safetensors file."""
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Of a run."""
-    from idanim.models.torch_file import load_torch
-
-    return load_torch(path, path.name)
-
-
-def read_csv(path: Path) -> None:
-    """Every row has every column."""
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    assert len({len(row) for row in rows}) == 1, "rows of different length"
-
-
-def read_parquet(path: Path) -> None:
-    """All of it."""
-    import pyarrow.parquet as pq
-
-    pq.read_table(path)
-
-
-def read_video(path: Path) -> None:
-    """Every frame."""
-    from idanim.video import read_frames
-
-    read_frames(path)
-
-
-def read_picture(path: Path) -> None:
-    """Its pixels."""
-    from idanim.pictures import decode_picture
-
-    decode_picture(path.read_bytes(), path.name)
-
-
-READERS: dict[str, Callable[[Path], Any]] = {
-    ".json": lambda path: json.loads(path.read_text()),
-    ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
-    ".tar": read_tar,
-    ".safetensors": read_tensors,
-    ".ckpt": read_checkpoint,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-    ".mp4": read_video,
-    ".png": read_picture,
-    ".jpg": read_picture,
-    ".html": lambda path: path.read_text().rindex("</html>"),
-}
-
-
-def digest(content: Any) -> str:
-    """Of bytes, tensors, or anything that JSON holds, nested in dicts and lists."""
-    total = hashlib.sha256()
-
-    def add(node: Any) -> None:
-        if isinstance(node, dict):
-            for key in sorted(node, key=str):
-                total.update(f"{key}:".encode())
-                add(node[key])
-        elif isinstance(node, list | tuple):
-            for item in node:
-                add(item)
-        elif hasattr(node, "numpy"):
-            total.update(f"{tuple(node.shape)}{node.dtype}".encode() + node.numpy().tobytes())
-        else:
-            total.update(node if isinstance(node, bytes) else repr(node).encode())
-
-    add(content)
-    return total.hexdigest()[:16]
-
-
-def files(folder: Path, *patterns: str) -> dict[str, str]:
-    """Digest of each file's bytes."""
-    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return {str(path.relative_to(folder)): digest(path.read_bytes()) for path in paths}
-
-
-def figures(path: Path) -> str:
-    """Digest of the figures in a metrics.json."""
-    content = json.loads(path.read_text())
-    summary = {key: value for key, value in content["summary"].items() if key not in UNCOMPARED}
-    return digest(summary)
-
-
-def of_training(output: Path) -> dict[str, str]:
-    """Weights, training state and figures."""
-    checkpoint = read_checkpoint(output / "checkpoints" / "last.ckpt")
-    names = ("state_dict", "ema_state_dict", "ema_updates", "optimizer_states", "lr_schedulers", "global_step")
-    return {
-        "adapter": digest(read_tensors(output / "adapter.safetensors")),
-        "checkpoint": digest({name: checkpoint[name] for name in names}),
-        "figures": figures(output / "metrics.json"),
-    } | files(output, "previews/**/*.mp4")
-
-
-def of_latents(output: Path) -> dict[str, str]:
-    """The tensors of every shard."""
-    return {path.name: digest(read_tensors(path)) for path in sorted(output.glob("latents/*/*.safetensors"))}
-
-
-def of_sweep(output: Path) -> dict[str, str]:
-    """Those of each job."""
-    jobs = sorted(path.parent.parent for path in output.glob("*/checkpoints/last.ckpt"))
-    return {f"{job.name}/{name}": value for job in jobs for name, value in of_training(job).items()}
-
-
-def of_evaluation(output: Path) -> dict[str, str]:
-    """Figures and videos."""
-    return {"figures": figures(output / "metrics.json")} | files(output, "videos/**/*.mp4", "videos/**/*.json")
-
-
-# ------------------------------------------------------------------------------------------ programs
-
-TINY = [
-    "backbone=tiny",
-    "backbone.video={num_frames: 8, height: 32, width: 32}",
-    "logger=csv",
-    "faces=toy",
-    "every_n_steps.log=1",
-    "every_n_steps.checkpoint=2",
-    "every_n_steps.validate=3",
-    "every_n_steps.preview=4",
-    "every_n_steps.id_token_share=3",
-    "previews.num_identities=1",
-    "previews.prompts=[a smile]",
-]
-
-
-def programs(shards: Path, videos: Path) -> list[Program]:
-    """Everything that is killed."""
-    train = ["train.py", *TINY, f"data.shards={shards}", "trainer.max_steps=8"]
-    one = ["train.py", *TINY, f"data.shards={shards}", "trainer.max_steps=1"]
-    curate = ["idanim.curate", f"input={videos}", "clip.size=32", "shards.val_fraction=0.25"]
-    curate += ["link.warn_similarity=0.95", "workers=0"]
-    adapter = ROOT / "src" / "idanim" / "toyworld" / "weights" / "adapter.safetensors"
-    evaluate = [
-        "evaluate.py",
-        f"ckpt={adapter}",
-        f"data.shards={shards}",
-        "num_identities=2",
-        "systems=[no_adapter,adapter]",
-    ]
-    evaluate += ["prompts=[a person is smiling]", "sampling.num_inference_steps=2", "num_strangers=2"]
-    varied = ["adapter.scale=0.5,1.0"]
-    return [
-        Program("train", lambda output: [*train, f"output={output}"], of_training),
-        Program("latents", lambda output: [*one, f"output={output}", f"data.latents={output}/latents"], of_latents),
-        Program(
-            "curate",
-            lambda output: [*curate, f"output={output}"],
-            lambda output: files(output, "*.tar", "annotations.jsonl", "report.json"),
-        ),
-        Program("evaluate", lambda output: [*evaluate, f"output={output}"], of_evaluation),
-        Program("sweep", lambda output: [*train[:1], "--multirun", *train[1:], *varied, f"output={output}"], of_sweep),
-    ]
-
-
-def crash(program: Program, kills: int, output: Path, rng: np.random.Generator) -> Tally:
-    """Kill one program so many times."""
-    tally = Tally()
-    straight = output / "straight"
+def run_in_peace(program: Program, folder: Path) -> dict[str, Any]:
+    """Once to the end: how long it took and what it left."""
+    log = folder / "straight.log"
     began = time.monotonic()
-    status = run(program.arguments(straight), output / "straight.log")
-    seconds = time.monotonic() - began
-    if status != 0:
-        tally.failed.append(f"without a kill: exit status {status}, see {output / 'straight.log'}")
+    status = run(program.arguments(folder / "straight"), log)
+    if status:
+        return {"failed": f"without a kill: {told(status, log)}"}
+    return {"seconds": time.monotonic() - began, "expected": program.results(folder / "straight")}
+
+
+def run_a_round(work: Work, number: int, kills: int, rng: np.random.Generator, end: float) -> Tally:
+    """Kill so many times, then run to the end and compare; no more kills where the end is near."""
+    assert work.seconds is not None
+    tally = Tally(rounds=1)
+    program, folder, log = work.program, work.folder / f"round_{number}", work.folder / f"round_{number}.log"
+    for again in range(kills):
+        moment = float(rng.uniform(0, 1.05 * work.seconds)) / (1 + again)  # less and less is left to do
+        if time.monotonic() + moment + 1.5 * work.seconds > end:
+            break
+        status = run(program.arguments(folder), log, moment)
+        if status is None:
+            tally.kills += 1
+        elif status:
+            tally.failed.append(f"round {number}: {told(status, log)}")
+        else:
+            tally.after_the_end += 1
+        tally.broken += [f"round {number}: {text}" for text in broken_files(folder) if folder.is_dir()]
+    status = run(program.arguments(folder), log)
+    if status:
+        tally.failed.append(f"round {number}, the last run: {told(status, log)}")
         return tally
-    expected = program.results(straight)
-    while tally.kills < kills and len(tally.failed) < MAX_FAILED:
-        tally.rounds += 1
-        folder, log = output / f"round_{tally.rounds}", output / f"round_{tally.rounds}.log"
-        for again in range(min(int(rng.integers(1, MAX_KILLS_A_ROUND + 1)), kills - tally.kills)):
-            moment = float(rng.uniform(0, 1.05 * seconds)) / (1 + again)  # less and less is left to do
-            status = run(program.arguments(folder), log, moment)
-            if status is None:
-                tally.kills += 1
-            elif status:
-                tally.failed.append(f"round {tally.rounds}: exit status {status}, see {log}")
-            else:
-                tally.after_the_end += 1
-            tally.broken += [f"round {tally.rounds}: {text}" for text in broken_files(folder) if folder.is_dir()]
-        status = run(program.arguments(folder), log)
-        if status:
-            tally.failed.append(f"round {tally.rounds}, the last run: exit status {status}, see {log}")
-            continue
-        found = program.results(folder)
-        names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        tally.differing += [f"round {tally.rounds}: {name}" for name in names]
-        if not names:
-            shutil.rmtree(folder)
+    found = program.results(folder)
+    names = sorted(name for name in work.expected.keys() | found.keys() if work.expected.get(name) != found.get(name))
+    tally.differing += [f"round {number}: {name}" for name in names]
+    if not names:
+        shutil.rmtree(folder)
     return tally
+
+
+def told(status: int | None, log: Path) -> str:
+    """Of a failed run."""
+    return f"exit status {status}, {log} ends with: …{log.read_text(errors='replace')[-LOG_TAIL_CHARS:]}"
+
+
+# -------------------------------------------------------------------------------------- side by side
+
+
+def save(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1))
+    part.replace(path)
+
+
+def in_a_process(act: Callable[[], Any], result: Path) -> multiprocessing.Process:
+    """Do it beside; what comes of it is written to a file. SIGTERM ends it and its program."""
+
+    def body() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        save(result, act())
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    return process
+
+
+@contextmanager
+def sigterm() -> Iterator[list[int]]:
+    """A list that is no longer empty after SIGTERM."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def begin(work: Work, seed: int, end: float) -> tuple[multiprocessing.Process, int, Path]:
+    """Start the run in peace, or the next round."""
+    if work.seconds is None:
+        result, number = work.folder / "straight.json", 0
+        work.planned[0] = 0
+        return in_a_process(lambda: run_in_peace(work.program, work.folder), result), number, result
+    number = work.started = work.started + 1
+    rng = np.random.default_rng([seed, work.number, number])
+    wanted = work.kills - work.tally.kills - sum(work.planned.values())
+    kills = work.planned[number] = min(int(rng.integers(1, MAX_KILLS_A_ROUND + 1)), wanted)
+    result = work.folder / f"round_{number}.json"
+    act = lambda: asdict(run_a_round(work, number, kills, rng, end))  # noqa: E731
+    return in_a_process(act, result), number, result
+
+
+def collect(work: Work, number: int, result: Path) -> None:
+    """Take in what a process left."""
+    del work.planned[number]
+    if not result.is_file():
+        work.tally.failed.append(f"round {number}: the harness itself failed")
+    elif number:
+        work.tally.add(Tally(**json.loads(result.read_text())))
+    else:
+        straight = json.loads(result.read_text())
+        work.seconds, work.expected = straight.get("seconds"), straight.get("expected", {})
+        work.tally.failed += [straight["failed"]] if "failed" in straight else []
+
+
+def crash(works: list[Work], jobs: int, seed: int, end: float, report: Callable[[str, int], None]) -> None:
+    """Kill all programs as often as wanted, evenly, so many side by side, up to the end of the time."""
+    running: dict[int, tuple[multiprocessing.Process, Work, int, Path]] = {}
+    ended = "all kills done"
+    with sigterm() as came:
+        while True:
+            startable = sorted((work for work in works if work.may_start(end)), key=lambda work: work.share)
+            if startable and len(running) < jobs:
+                process, number, result = begin(startable[0], seed, end)
+                running[process.sentinel] = (process, startable[0], number, result)
+                continue
+            if came or time.monotonic() > end:
+                ended = "SIGTERM" if came else "time is up"
+                break
+            if not running:
+                break
+            for sentinel in wait(list(running), timeout=0.2):
+                process, work, number, result = running.pop(sentinel)  # type: ignore[call-overload]
+                process.join()
+                collect(work, number, result)
+                report("under way", len(running))
+        for process, *_ in running.values():
+            process.terminate()
+        for process, *_ in running.values():
+            process.join()
+    if ended == "all kills done" and any(work.share < 1 for work in works):
+        ended = "time is up" if time.monotonic() + 2 * max(work.seconds or 0 for work in works) > end else "failures"
+    report(ended, len(running))
+
+
+def table(works: list[Work]) -> str:
+    """Of all programs, with what was not as it should be below each."""
+    lines = ["program    kills  too late  rounds  differing  broken  failed   run in peace"]
+    for work in works:
+        tally = work.tally
+        counts = (tally.kills, tally.after_the_end, tally.rounds)
+        bad = (len(tally.differing), len(tally.broken), len(tally.failed))
+        lines.append(
+            "{:<10} {:>5} {:>9} {:>7} {:>10} {:>7} {:>7} {:>12.1f} s".format(
+                work.program.name, *counts, *bad, work.seconds or 0
+            )
+        )
+        lines += [f"    {text}" for text in (*tally.differing, *tally.broken, *tally.failed)]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------- main
 
 
 def prepare(output: Path, people: int) -> tuple[Path, Path]:
@@ -343,22 +316,30 @@ def prepare(output: Path, people: int) -> tuple[Path, Path]:
     film = ["idanim.toyworld.make_videos", str(videos), "--people", str(people), "--clips", "2", "--frames", "16"]
     cut = ["idanim.curate", f"input={videos}", f"output={shards}", "clip.size=32", "shards.val_fraction=0.25"]
     for arguments in ([*film, "--size", "144"], [*cut, "link.warn_similarity=0.95", "shards.max_clips=4"]):
-        if run(arguments, log):
-            sys.exit(f"the toy world could not be made; see {log}")
+        if status := run(arguments, log):
+            sys.exit(f"the toy world could not be made: {told(status, log)}")
     return videos, shards
 
 
-def main() -> None:
-    """Kill, compare, tell."""
+def options_of_the_command_line() -> argparse.Namespace:
+    """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of all programs together")
     parser.add_argument("--programs", default="train,latents,curate,evaluate,sweep")
     parser.add_argument("--output", type=Path, default=Path("outputs/crash"))
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=1, help="rounds side by side")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long, with what is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Kill, compare, tell."""
+    options, began = options_of_the_command_line(), time.monotonic()
     os.chdir(ROOT)
-    os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "IDANIM_DEBUG": ""}
+    # One thread each; no GPU, on which sums have no fixed order.
+    os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "IDANIM_DEBUG": "", "CUDA_VISIBLE_DEVICES": ""}
     warnings.simplefilter("ignore")
     output = options.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
@@ -373,27 +354,28 @@ def main() -> None:
 
     torch.set_num_threads(1)
     videos, shards = prepare(output, options.people)
-    names = options.programs.split(",")
-    chosen = [program for program in programs(shards, videos) if program.name in names]
-    tallies: dict[str, Tally] = {}
-    print("program    kills  too late  rounds  differing  broken  failed   minutes", flush=True)
+    chosen = [program for program in programs(shards, videos) if program.name in options.programs.split(",")]
+    works = []
     for number, program in enumerate(chosen):
-        folder, began = output / program.name, time.monotonic()
-        folder.mkdir()
+        (output / program.name).mkdir()
         kills = options.kills // len(chosen) + (number < options.kills % len(chosen))
-        tally = tallies[program.name] = crash(program, kills, folder, np.random.default_rng([options.seed, number]))
-        counts = (tally.kills, tally.after_the_end, tally.rounds)
-        bad = (len(tally.differing), len(tally.broken), len(tally.failed))
-        minutes = (time.monotonic() - began) / 60
-        print(
-            "{:<10} {:>5} {:>9} {:>7} {:>10} {:>7} {:>7} {:>9.1f}".format(program.name, *counts, *bad, minutes),
-            *(f"    {text}" for text in (*tally.differing, *tally.broken, *tally.failed)),
-            sep="\n",
-            flush=True,
+        works.append(Work(program, output / program.name, kills, number))
+
+    def report(state: str, cut_off: int) -> None:
+        total = sum(work.tally.kills for work in works)
+        figures = {"kills": total, "jobs": options.jobs, "seconds": round(time.monotonic() - began, 1), "state": state}
+        tallies = {work.program.name: asdict(work.tally) for work in works}
+        save(output / "crash.json", figures | {"rounds_cut_off": cut_off, "programs": tallies})
+
+    crash(works, options.jobs, options.seed, began + options.seconds, report)
+    figures = json.loads((output / "crash.json").read_text())
+    print(table(works))
+    print(
+        "{kills} kills in {seconds:.0f} s, {jobs} side by side; {state}; {rounds_cut_off} rounds cut off".format(
+            **figures
         )
-    report = {name: vars(tally) for name, tally in tallies.items()}
-    (output / "crash.json").write_text(json.dumps(report, indent=1))
-    sys.exit(any(tally.differing or tally.broken or tally.failed for tally in tallies.values()))
+    )
+    sys.exit(any(work.tally.differing or work.tally.broken or work.tally.failed for work in works))
 
 
 if __name__ == "__main__":

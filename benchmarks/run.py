@@ -23,13 +23,13 @@ BENCHMARKS = {
     "cpu": {
         "training_step": [
             STEP,
-            *("--device=cpu", "--size=small", "--batches=2", "--compiled-batches", "--only=full", "--seconds=600"),
+            *("--device=cpu", "--size=small", "--seconds=600"),
         ],
         "loader": ["loader.py"],
     },
     "gpu": {
         "training_step_gpu": [STEP, "--device=cuda", "--size=full"],
-        "training_step_gpu_batch_1": [STEP, "--device=cuda", "--size=full", "--batches=1", "--compiled-batches=1"],
+        "training_step_gpu_batch_1": [STEP, "--device=cuda", "--size=full", "--stages", "compiled:full,balanced:1"],
     },
 }
 """Name of what is written → script and arguments."""

@@ -1,19 +1,23 @@
 """One training step: ours against the plain loop of `plain_loop.py`, alternating in one process.
 
     python benchmarks/training_step.py [--size full|small] [--device cuda] [--output outputs/bench]
+        [--stages compiled:full:2 eager:full,low:1]
 
 Random weights. At full size, which needs a GPU: SD1.5 with motion modules v2 in bfloat16, CLIP ViT-H/14, 16 frames of
-512². First the same loss and gradients are demanded of both, at a small size in float32. A case that fails, or for
-which there is no time left, is named, and the others still run. Written are a JSON and a profile of the fastest case.
+512². First the same loss and gradients are demanded of both, at a small size in float32. A stage is
+`compiled|eager:<memory>,…:<clips>`; its ways and the plain loop take turns. After each stage its table is printed and
+the JSON written anew. A case that fails, or for which there is no time left, is named, and the others still run.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +29,18 @@ from kernels import attention_kernels
 from measure import alternate, ratio, table, wall_clock, write_json
 from step_systems import Ours, build_plain, differences, pixel_batch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
-from idanim.models.blocks import BlockPlan, run_blocks
+from idanim.models.blocks import BlockPlan, Recompute, run_blocks
 
 GB = 1e9
 TIMES_AS_FAST, SHARE_OF_CEILING, SLOWDOWN, MEMORY_GB = 2.0, 0.35, 1.25, {1: 10, 2: 16}
 """The targets: against the plain loop, of the matrix product's rate, and memory by batch at so much more time."""
+RECOMPUTE = {"full": Recompute.NOTHING, "balanced": Recompute.CHEAP, "low": Recompute.ALL}
+GPU_STAGES = ["compiled:full:2", "eager:full,low,balanced:2", "eager:full,low:1", "compiled:balanced,low:2"]
+SHARE_OF_TIME_TO_PREPARE = 0.7
+"""Of the time that is left, what one case may take to get ready; compiling takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,39 @@ class Case:
     batch: int
 
 
-def plans(compiled: bool) -> dict[str, BlockPlan]:
-    """Our ways by name."""
-    kind = "compiled" if compiled else "eager"
-    return {
-        f"{kind}, memory=full": BlockPlan("nothing", compiled, compiled),
-        f"{kind}, memory=balanced": BlockPlan("cheap", compiled, compiled),
-        f"{kind}, memory=low": BlockPlan("all", compiled, compiled),
-    }
+class OutOfTime(BaseException):
+    """A case took too long; no `Exception`, which the compiler would take for its own."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in the work inside after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def plan(kind: str, memory: str) -> BlockPlan:
+    """How our blocks run: `compiled` or `eager`, and a preset of `memory=`."""
+    if kind not in ("compiled", "eager"):
+        raise ValueError(f"--stages: {kind!r} is neither compiled nor eager")
+    name, _, layout = memory.partition("+")
+    return BlockPlan(RECOMPUTE[name].value, kind == "compiled", layout == "channels_last")
+
+
+def stage_cases(text: str) -> list[Case]:
+    """The cases of `compiled|eager:<memory>[+channels_last],…:<clips>`, after the plain loop."""
+    kind, memories, clips = text.split(":")
+    ours = [Case(f"{kind}, memory={memory}", plan(kind, memory), int(clips)) for memory in memories.split(",")]
+    return [Case("plain loop", None, int(clips)), *ours]
 
 
 def ceiling(side: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -88,6 +122,7 @@ class Bench:
         self.tflop: dict[int, float] = {}
         self.rows: list[dict[str, Any]] = []
         self.cases: dict[tuple[str, int], Case] = {}
+        self.plan: BlockPlan | None = None
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
@@ -97,7 +132,9 @@ class Bench:
         clips, pixels = self.batches[case.batch]
         if case.plan is None:
             return lambda: self.plain.step(pixels)
-        run_blocks(self.ours.module.backbone.unet, case.plan)
+        if case.plan != self.plan:
+            run_blocks(self.ours.module.backbone.unet, case.plan)
+            self.plan = case.plan
         return lambda: self.ours.step(clips)
 
     def count(self, batch: int) -> float:
@@ -111,22 +148,28 @@ class Bench:
 
     def prepare(self, case: Case) -> bool:
         """Warm up a case, which compiles it; False, and a row that says why, where that does not work."""
-        if time.perf_counter() > self.deadline:
-            self.rows.append({"case": case.name, "batch": case.batch, "note": "no time left"})
-            return False
         start = time.perf_counter()
-        try:
-            work = self.work(case)
-            for _ in range(2):
-                work()
-            wall_clock()
-        except Exception as error:  # whatever it is, the other cases still run
-            traceback.print_exc()
-            self.rows.append({"case": case.name, "batch": case.batch, "note": f"{type(error).__name__}: {error}"[:200]})
-            self._clean_up()
-            return False
-        print(f"{case.name}, batch {case.batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
-        return True
+        note = "no time left"
+        if start < self.deadline:
+            try:
+                with at_most(SHARE_OF_TIME_TO_PREPARE * (self.deadline - start)):
+                    work = self.work(case)
+                    for _ in range(2):
+                        work()
+                    wall_clock()
+            except OutOfTime:
+                graphs = counters["stats"]["unique_graphs"]
+                note = f"not ready after {time.perf_counter() - start:.0f} s, {graphs} graphs compiled"
+            except Exception as error:  # whatever it is, the other cases still run
+                traceback.print_exc()
+                note = f"{type(error).__name__}: {error}"[:200]
+            else:
+                print(f"{case.name}, batch {case.batch}: ready in {time.perf_counter() - start:.0f} s", flush=True)
+                return True
+        self.rows.append({"case": case.name, "batch": case.batch, "note": note})
+        print(f"{case.name}, batch {case.batch}: {note}", flush=True)
+        self._clean_up()
+        return False
 
     def _clean_up(self) -> None:
         self.ours.optimizer.zero_grad()
@@ -249,9 +292,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=["full", "small"], default="full" if gpu else "small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=180, help="after which no further case begins")
-    parser.add_argument("--batches", type=int, nargs="+", default=[2, 1], help="of the cases that are not compiled")
-    parser.add_argument("--only", default="", help="part of the names of our cases that run")
-    parser.add_argument("--compiled-batches", type=int, nargs="*", default=[2])
+    parser.add_argument("--stages", nargs="+", default=GPU_STAGES if gpu else ["eager:full:2"])
     parser.add_argument("--name", default="training_step", help="of the files written")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     return parser.parse_args()
@@ -275,35 +316,30 @@ def main() -> None:
             content[name] = f"{type(error).__name__}: {error}"
         save()
 
-    guarded("differences", lambda: differences(device, plans(compiled=False)))
+    ways = {f"eager, memory={memory}": plan("eager", memory) for memory in RECOMPUTE}
+    guarded("differences", lambda: differences(device, ways))
     print(f"differences to the plain loop, float32: {content['differences']}", flush=True)
     bench = Bench(FULL if options.size == "full" else SMALL, device, start + options.seconds)
     content |= {"ceiling TFLOP/s": bench.ceiling, "rows": bench.rows}
     print(f"ceiling {bench.ceiling:.3g} TFLOP/s; models after {time.perf_counter() - start:.0f} s", flush=True)
 
-    def stage(cases: list[Case], rounds: int) -> None:
-        cases = [case for case in cases if case.plan is None or options.only in case.name]
+    def stage(text: str) -> None:
+        cases = stage_cases(text)
         first = len(bench.rows)
-        bench.compare(cases, rounds)
+        bench.compare(cases, options.rounds)
         print(table(bench.rows[first:]), flush=True)
+        save()
         ours = [case for case in cases if case.plan and bench.cases.get((case.name, case.batch)) == case]
         if ours:
             agreement = bench.agreement(ours)
             content.setdefault("agreement", []).append({"batch": ours[0].batch, **agreement})
             print(f"differences to running as it is, relative: {agreement}", flush=True)
-        save()
 
-    for batch in options.batches:
-        ways = {"plain loop": None, **plans(compiled=False), "eager, channels last": BlockPlan("nothing", False, True)}
-        cases = [Case(name, plan, batch) for name, plan in ways.items()]
-        guarded(f"eager {batch}", partial(stage, cases, options.rounds))
+    for text in options.stages:
+        guarded(text, partial(stage, text))
     if device.type == "cuda":
         guarded("attention", lambda: attention_kernels(device))
         print(table(content["attention"]) if isinstance(content["attention"], list) else content["attention"])
-    for batch in options.compiled_batches:
-        ways = {"plain loop": None, **plans(compiled=True)}
-        cases = [Case(name, plan, batch) for name, plan in ways.items()]
-        guarded(f"compiled {batch}", partial(stage, cases, options.rounds))
     done = [row for row in bench.rows if row.get("times as fast")]
     if done:
         fastest = max(done, key=lambda row: row["clips/s"])

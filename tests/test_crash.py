@@ -15,7 +15,18 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_killed_programs_leave_whole_files_and_the_same_results(tmp_path: Path) -> None:
-    arguments = ["--kills", "9", "--programs", "train,latents,curate", "--people", "3", "--output", str(tmp_path)]
+    arguments = [
+        "--kills",
+        "9",
+        "--programs",
+        "train,latents,curate",
+        "--people",
+        "3",
+        "--jobs",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     result = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "crash.py"), *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
@@ -26,4 +37,5 @@ def test_killed_programs_leave_whole_files_and_the_same_results(tmp_path: Path) 
     )
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     report = json.loads((tmp_path / "crash.json").read_text())
-    assert [tally["kills"] for tally in report.values()] == [3, 3, 3]
+    assert [tally["kills"] for tally in report["programs"].values()] == [3, 3, 3]
+    assert (report["kills"], report["state"]) == (9, "all kills done")

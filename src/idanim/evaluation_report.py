@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from idanim.files import write_text
 from idanim.metrics.report import (
     all_groups,
@@ -82,6 +80,8 @@ def log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:
     """Summary, tables of scores and of groups, and some videos; nothing without a logger."""
     if logger is None:
         return
+    import wandb
+
     run = logger.experiment
     for name, figure in result["summary"].items():
         run.summary.update({name: figure["mean"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]})

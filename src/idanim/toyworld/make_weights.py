@@ -29,7 +29,17 @@ from idanim.toyworld.diffusion import build_motion_unet, build_scheduler
 from idanim.toyworld.make_videos import LARGEST_TRAINING_SEED, film
 from idanim.toyworld.networks import ActionReader, Detector, Reader, Recogniser
 from idanim.toyworld.onnx_export import export_recogniser
-from idanim.toyworld.stages import adapter, autoencoder, backbone, gates, motion, reader, recogniser, vision
+from idanim.toyworld.stages import (
+    adapter,
+    adapter_clips,
+    autoencoder,
+    backbone,
+    gates,
+    motion,
+    reader,
+    recogniser,
+    vision,
+)
 from idanim.toyworld.stages.corpus import TEST_SEED, TRAIN_SEED, Corpus, render_corpus
 from idanim.toyworld.stages.loop import Schedule
 from idanim.toyworld.stages.measure import Judges, codec_retention, make_trial
@@ -62,6 +72,7 @@ class Plan:
     resampler: int = 1000
     attention: int = 1000
     adapter: int = 2700
+    adapter_clips: int = 1500
 
     def shortened(self, num_steps: int, num_people: int) -> Plan:
         """Give every stage `num_steps`, on `num_people`, to see that everything runs."""
@@ -87,6 +98,7 @@ PLANS = {
         resampler=2000,
         attention=800,
         adapter=5000,
+        adapter_clips=4000,
     ),
 }
 """By name. "gpu" wants some twenty minutes of an H100 by an estimate; LOG.md says what made the shipped weights."""
@@ -233,7 +245,12 @@ class Workshop:
         adapter.train_attention(loss, self.vision, trained, self.state, schedule)
         schedule = self._schedule("adapter", 4e-4, 64, flat_share=0.3, ema_decay=0.99)
         adapter.train_adapter(loss, self.vision, trained, self.state, schedule)
-        return trained
+        schedule = self._schedule("adapter_clips", 4e-4, 8, flat_share=0.3, ema_decay=0.99)
+        on_clips = adapter_clips.ClipLoss(
+            image, self.unet, trained, self.train, self.encode, self.recogniser("a"), schedule.local_batch_size
+        )
+        adapter_clips.train_on_clips(on_clips, self.vision, trained, self.state, schedule)
+        return trained.requires_grad_(False).eval()
 
     def measure(self) -> None:
         """Measure the gates of pictures, clips and the adapter on held-out people, and draw what was measured."""

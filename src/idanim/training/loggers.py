@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from idanim.training.csv_table import CsvTable
@@ -46,6 +45,8 @@ def wandb_logger(
         name: W&B run name; the folder's name by default.
         mode: "online", "offline" or "auto".
     """
+    import wandb  # takes a second, and who asks for no W&B needs none
+
     offline = mode == "offline" or (mode == "auto" and not has_wandb_key())
     if offline:
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -92,6 +93,8 @@ def finish(loggers: Iterable[Logger]) -> None:
     """End the W&B run, so that the next job of a sweep in this process starts its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
+            import wandb
+
             wandb.finish()
 
 

@@ -6,7 +6,8 @@ nothing while its tokens say nothing, and the other way round. So they are taugh
 1. keys and values with tokens made by a small network from the true identity vector (the teacher);
 2. the resampler, to give the teacher's tokens from the encoder's view of one picture;
 3. keys and values again, with the resampler's tokens, which are less sure than the teacher's;
-4. both together, gently. The reference is the picture itself, as in IP-Adapter.
+4. both together, gently. The reference is the picture itself, as in IP-Adapter;
+5. both on whole clips, see `adapter_clips`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,7 +92,7 @@ class PictureLoss:
     ) -> None:
         self.recogniser = recogniser.requires_grad_(False).eval()
         image.requires_grad_(False).eval()
-        attach_to_picture_model(adapter, image.unet)
+        attach(adapter, image.unet)
         self.image, self.train, self.encode = image, train, encode
         self.scheduler = build_scheduler()
         self.tokens = corpus_tokens(train.scene, 9, image.tokenizer, tell_faces=False)
@@ -129,22 +130,30 @@ class PictureLoss:
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         assert self.predict is not None, "prepare() comes first"
         answer = self.predict(noisy, timesteps, torch.cat([text, id_tokens], 1))
-        signal = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-        clean = signal.sqrt()[:, None, None, None] * noisy - (1 - signal).sqrt()[:, None, None, None] * answer
-        away = 1 - self._face_similarity(self.encode.decode(clean), pictures, clip, frame)
+        clean, signal = predicted_clean(noisy, answer, timesteps, self.scheduler)
+        faces = self.encode.decode(clean)
+        _, landmarks = self.train.boxes_and_landmarks(clip, frame)
+        away = 1 - face_similarity(self.recogniser, faces, pictures, landmarks)
         return F.mse_loss(answer, target) + ID_WEIGHT * (signal * known * away).mean()
 
-    def _face_similarity(self, predicted: Tensor, pictures: Tensor, clip: Tensor, frame: Tensor) -> Tensor:
-        """Cosines [B] of predicted and true faces, both cut at the true landmarks."""
-        _, landmarks = self.train.boxes_and_landmarks(clip, frame)
-        found, true = (
-            self.recogniser.embed(crop_faces(faces, landmarks, CROP_SIZE_PX)) for faces in (predicted, pictures)
-        )
-        return F.cosine_similarity(found, true)
+
+def predicted_clean(
+    noisy: Tensor, answer: Tensor, timesteps: Tensor, scheduler: DDIMScheduler
+) -> tuple[Tensor, Tensor]:
+    """Give the clean latents [B, …] that a predicted velocity stands for, and ā(t) [B]."""
+    signal = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    share = signal.view(-1, *[1] * (noisy.dim() - 1))
+    return share.sqrt() * noisy - (1 - share).sqrt() * answer, signal
 
 
-def attach_to_picture_model(adapter: FaceAdapter, unet: UNet2DConditionModel) -> None:
-    """Make the picture model attend to id tokens; its layers have the names of the video model's."""
+def face_similarity(recogniser: Recogniser, predicted: Tensor, true: Tensor, landmarks: Tensor) -> Tensor:
+    """Cosines [B] of the faces in two batches of pictures [B, 3, S, S], all cut at the true landmarks [B, 5, 2]."""
+    found, wanted = (recogniser.embed(crop_faces(faces, landmarks, CROP_SIZE_PX)) for faces in (predicted, true))
+    return F.cosine_similarity(found, wanted)
+
+
+def attach(adapter: FaceAdapter, unet: UNet2DConditionModel | UNetMotionModel) -> None:
+    """Make a UNet attend to id tokens; the picture model's layers have the names of the video model's."""
     unet.set_attn_processor({**unet.attn_processors, **adapter.processors()})
 
 
@@ -227,4 +236,3 @@ def train_adapter(
         return loss_of(clip, frame, known, adapter.id_tokens(features), draws)
 
     fit("adapter", adapter, loss, schedule, folder / "adapter.pt", seed=11)
-    adapter.requires_grad_(False).eval()

@@ -20,7 +20,7 @@ from idanim.toyworld.codec import NUM_COMPONENTS
 from idanim.toyworld.diffusion import LATENT_SHAPE, LATENT_SIZE, build_scheduler
 from idanim.toyworld.people import Attributes
 from idanim.toyworld.sampling import Predictor, sample_latents
-from idanim.toyworld.stages.adapter import attach_to_picture_model
+from idanim.toyworld.stages.adapter import attach
 from idanim.toyworld.stages.autoencoder import decode, encode
 from idanim.toyworld.stages.backbone import ImageModel, tokenize
 from idanim.toyworld.stages.corpus import FRAME_SIZE_PX
@@ -133,7 +133,9 @@ def gate_clips(
         The clips [N, F, 3, S, S].
     """
     context, null_context = text_context(image, prompts(trial.wanted)), text_context(image, [""])
-    if tokens is not None:
+    if tokens is None:
+        unet.set_attn_processor(AttnProcessor2_0())  # takes off an adapter
+    else:
         context, null_context = torch.cat([context, tokens[0]], 1), torch.cat([null_context, tokens[1]], 1)
     flat = trial.clips.flatten(0, 1)
     restored = torch.cat([decode(codec, encode(codec, part)) for part in flat.split(64)]).view_as(trial.clips)
@@ -167,7 +169,7 @@ def gate_adapter(
     Returns:
         The pictures [N, 3, S, S] by scale.
     """
-    attach_to_picture_model(adapter, image.unet)
+    attach(adapter, image.unet)
     id_tokens, nobody = tokens
     context = torch.cat([text_context(image, prompts(trial.wanted)), id_tokens], 1)
     null_context = torch.cat([text_context(image, [""]), nobody], 1)
