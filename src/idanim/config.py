@@ -30,7 +30,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from idanim.types import IdanimError, StoppedBySignalError
+from idanim.types import IdanimError, StoppedBySignalError, without_secrets
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
 PATH_KEYS = (
@@ -403,8 +403,17 @@ def _known_keys(config_name: str, groups: list[str]) -> dict[str, Any]:
 
 
 def storable(run: Run) -> dict[str, Any]:
-    """The configuration as it goes into a checkpoint: group choices and plain values, no `_target_`."""
-    return {"choices": run.choices, "values": _without_targets(run.config), "git_sha": run.git_sha}
+    """The configuration as it goes into a checkpoint: group choices and plain values, no `_target_`, no signed URL."""
+    values = _without_targets(run.config)
+    if isinstance(data := values.get("data"), dict) and "shards" in data:
+        data["shards"] = _without_secrets(data["shards"])
+    return {"choices": run.choices, "values": values, "git_sha": run.git_sha}
+
+
+def _without_secrets(location: Any) -> Any:
+    if isinstance(location, list):
+        return [_without_secrets(place) for place in location]
+    return without_secrets(location) if isinstance(location, str) else location
 
 
 def _without_targets(node: Any) -> Any:
