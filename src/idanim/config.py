@@ -24,7 +24,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -165,6 +167,14 @@ def program(
         return main
 
     return decorate
+
+
+class HideSecrets(Callback):
+    """Keeps the queries of URLs out of what Hydra prints of a failed job's command line."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Before Hydra tells of it."""
+        job_return.overrides = [without_secrets(override) for override in job_return.overrides or ()]
 
 
 def _start_run(cfg: DictConfig) -> Run:
@@ -312,7 +322,7 @@ def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     if value[0] in "'\"" and value[0] == value[-1] and override is not None and isinstance(override.value(), str):
         return assignment  # quoted by the user, or by this function in the process that started this one
     if key.lstrip("+") in TEXT_KEYS and not is_list:
-        is_path = key.lstrip("+") in PATH_KEYS
+        is_path = key.lstrip("+") in PATH_KEYS and "://" not in value  # of a URL a slash would be lost
         return f"{key}={_quote(str(Path(value).expanduser()) if is_path else value)}"
     if override is None and is_list:
         return f"{key}=[{','.join(_quote(item.strip()) for item in value[1:-1].split(','))}]"

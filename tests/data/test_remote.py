@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import traceback
 from collections import Counter
@@ -17,6 +20,8 @@ from idanim.config import Run, storable
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards, write_shard
 from idanim.types import IdanimError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -133,6 +138,26 @@ def test_a_query_tells_shards_apart_and_is_never_shown(
             find_shards(url, "train")
         messages.append("".join(traceback.format_exception(told.value)))
     assert not any("secret" in message or "password" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_a_program_shows_no_query(server: FaultyServer, tmp_path: Path) -> None:
+    make_shards(server.folder, persons=4, clips=2, per_shard=8, val=0)
+    arguments = ["train.py", "backbone=tiny", "backbone.video={num_frames: 8, height: 32, width: 32}"]
+    arguments += ["trainer.max_steps=1", "every_n_steps.preview=null", f"output={tmp_path / 'run'}"]
+    for name, status in (("train-000000.tar", 0), ("train-000001.tar", 1)):
+        run = subprocess.run(
+            [sys.executable, *arguments, f"data.shards={server.url}/{name}?sig=secret"],
+            cwd=ROOT,
+            env=os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert run.returncode == status, run.stderr.decode()[-2000:]
+        assert b"secret" not in run.stdout + run.stderr
+    knowing = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+    assert {path.parent.name for path in knowing} == {".hydra"}
 
 
 def test_secrets_stay_out_of_stored_configurations() -> None:
