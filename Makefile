@@ -14,11 +14,12 @@ TOY_FOLDER ?= data/toy/weights
 PLAN ?= cpu
 DEVICE ?= cpu
 
-.PHONY: help setup demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
+.PHONY: help setup s3-server demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make s3-server                a local object store for the tests of s3:// URLs, in .venv-s3"
 	@echo "make study [STUDY=<name>] [JOBS=<processes>]  one question: variants × seeds, trained and compared"
 	@echo "make studies                  all of them; hours, goes on where it stopped. make results: docs/results.md"
 	@echo "make bench | bench-gpu        speed against plain ways; bench-check compares with the recorded bars"
@@ -42,6 +43,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[faces,sweep,captions,app,dev]'
+	@touch $@
+
+# An object store for the tests, in an environment of its own: what it needs does not fit what the project needs.
+s3-server: .venv-s3/.installed
+
+.venv-s3/.installed: tests/s3_server.txt
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet --requirement tests/s3_server.txt
 	@touch $@
 
 demo: setup $(if $(VIDEOS),,toy-data)
@@ -128,4 +137,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-s3 outputs .pytest_cache .mypy_cache .ruff_cache

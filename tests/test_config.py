@@ -59,6 +59,15 @@ def test_text_keys_arrive_letter_by_letter(text: str) -> None:
     assert composed([f"input={text}", "output=x"]) == str(Path(text).expanduser())
 
 
+@pytest.mark.parametrize(
+    "url", ["https://host:80/train-{000000..000004}.tar", "s3://bucket/a b.tar", "https://host/a.tar?x=1,2&y=%7B%7D#z"]
+)
+def test_urls_of_shards_are_taken_letter_by_letter(url: str) -> None:
+    assert composed([f"data.shards={url}"], "train").data.shards == url
+    both = ["https://host/{0..4}.tar", "s3://bucket/b.tar"]
+    assert composed([f"data.shards=[{','.join(both)}]"], "train").data.shards == both
+
+
 @pytest.mark.parametrize("text", [t for t in AWKWARD if t not in ("007", "1e5", "true", "{a: b}") and "${" not in t])
 def test_other_keys_take_what_the_grammar_refuses_as_text(text: str) -> None:
     assert parsed(plain_arguments([f"identity.pattern={text}"])[0]) == text

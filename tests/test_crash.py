@@ -15,20 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_killed_programs_leave_whole_files_and_the_same_results(tmp_path: Path) -> None:
-    arguments = [
-        "--kills",
-        "9",
-        "--programs",
-        "train,latents,curate",
-        "--people",
-        "3",
-        "--jobs",
-        "2",
-        "--output",
-        str(tmp_path),
-    ]
+    arguments = ["--kills", "9", "--programs", "train,latents,curate", "--people", "3", "--jobs", "2"]
     result = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "crash.py"), *arguments],
+        [sys.executable, str(ROOT / "benchmarks" / "crash.py"), *arguments, "--output", str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,

@@ -85,6 +85,15 @@ def test_generation_stays_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("logger", ["wandb", "csv"])
+def test_evaluation_stays_offline(logger: str, shards: Path, tmp_path: Path) -> None:
+    adapter = ROOT / "src" / "idanim" / "toyworld" / "weights" / "adapter.safetensors"
+    few = ["num_identities=1", "num_strangers=1", "systems=[no_adapter,adapter]", "prompts=[a person is smiling]"]
+    where = [f"ckpt={adapter}", f"data.shards={shards}", f"output={tmp_path / 'out'}", f"logger={logger}"]
+    assert attempts(tmp_path, "evaluate.py", *few, "sampling.num_inference_steps=1", *where) == ""
+
+
+@pytest.mark.slow
 def test_looking_at_shards_stays_offline(shards: Path, tmp_path: Path) -> None:
     sheet = ["--sheet", str(tmp_path / "sheet.png")]
     assert attempts(tmp_path, "-m", "idanim.curate", "inspect", str(shards), *sheet) == ""

@@ -24,14 +24,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from idanim.plain_values import ASSIGNMENT, name_jobs_by_what_varies, plain_arguments
-from idanim.types import IdanimError, StoppedBySignalError
+from idanim.types import IdanimError, StoppedBySignalError, without_secrets
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
 NO_REPORTS = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -131,6 +133,14 @@ def program(
         return main
 
     return decorate
+
+
+class HideSecrets(Callback):
+    """Keeps the queries of URLs out of what Hydra prints of a failed job's command line."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Before Hydra tells of it."""
+        job_return.overrides = [without_secrets(override) for override in job_return.overrides or ()]
 
 
 def _start_run(cfg: DictConfig) -> Run:
@@ -294,8 +304,17 @@ def _known_keys(config_name: str, groups: list[str]) -> dict[str, Any]:
 
 
 def storable(run: Run) -> dict[str, Any]:
-    """The configuration as it goes into a checkpoint: group choices and plain values, no `_target_`."""
-    return {"choices": run.choices, "values": _without_targets(run.config), "git_sha": run.git_sha}
+    """The configuration as it goes into a checkpoint: group choices and plain values, no `_target_`, no signed URL."""
+    values = _without_targets(run.config)
+    if isinstance(data := values.get("data"), dict) and "shards" in data:
+        data["shards"] = _without_secrets(data["shards"])
+    return {"choices": run.choices, "values": values, "git_sha": run.git_sha}
+
+
+def _without_secrets(location: Any) -> Any:
+    if isinstance(location, list):
+        return [_without_secrets(place) for place in location]
+    return without_secrets(location) if isinstance(location, str) else location
 
 
 def _without_targets(node: Any) -> Any:

@@ -106,7 +106,7 @@ def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     if value[0] in "'\"" and value[0] == value[-1] and override is not None and isinstance(override.value(), str):
         return assignment  # quoted by the user, or by this function in the process that started this one
     if key.lstrip("+") in TEXT_KEYS and not is_list:
-        is_path = key.lstrip("+") in PATH_KEYS
+        is_path = key.lstrip("+") in PATH_KEYS and "://" not in value  # of a URL a slash would be lost
         return f"{key}={_quote(str(Path(value).expanduser()) if is_path else value)}"
     if override is None and is_list:
         return f"{key}=[{','.join(_quote(item.strip()) for item in value[1:-1].split(','))}]"

@@ -14,7 +14,7 @@ from idanim.data.shards import ShardIndex, find_shards
 from idanim.faces.engine import FaceEngine
 from idanim.metrics.people import Person, embed_crop
 from idanim.pictures import decode_picture
-from idanim.types import FloatArray, IdanimError, UInt8Array
+from idanim.types import FloatArray, IdanimError, UInt8Array, without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def people_from_shards(
             room[is_stranger] -= 1
             people.append(replace(person, is_stranger=is_stranger))
     if all(person.is_stranger for person in people):
-        raise IdanimError(f"data.shards={location!r}: nobody has a face to refer to, people wanted: {len(wanted)}")
+        where = without_secrets(f"data.shards={location!r}")
+        raise IdanimError(f"{where}: nobody has a face to refer to, people wanted: {len(wanted)}")
     return people
 
 

@@ -8,6 +8,7 @@ L text tokens · Q id tokens (facial latent queries) · N encoder tokens · D fe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,6 +38,12 @@ def listed(names: Collection[object], most: int = 5) -> str:
     """Names for an error text, sorted, no more than a few of them: "a, b and 7 more"."""
     shown = ", ".join(str(name)[:60] for name in sorted(names, key=str)[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def without_secrets(text: str) -> str:
+    """A text without the queries, names and passwords of the URLs in it, which may be keys: "https://host/a.tar?…"."""
+    text = re.sub(r"(\w://)[^/\s'\"?#@]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s'\"?#]*)[?#][^\s'\",)\]]*", r"\1?…", text)
 
 
 class ClipBatch(NamedTuple):

@@ -2,91 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import os
+import subprocess
+import sys
 import threading
-import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from drawn_people import make_sample, make_shards
+from faulty_server import FaultyServer, serving
 
+from idanim.config import Run, storable
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards, write_shard
 from idanim.types import IdanimError
 
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder; `faults[name]` are what happens to the next requests of a file, then all is well."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.faults: dict[str, list[str]] = {}
-        self.requests: Counter[str] = Counter()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        name = self.path.lstrip("/")
-        path = self.server.folder / name
-        self.server.requests[name] += 1
-        fault = self.server.faults[name].pop(0) if self.server.faults.get(name) else "none"
-        if fault.isdecimal() or not path.is_file():
-            self.send_error(int(fault) if fault.isdecimal() else 404)
-            return
-        content = path.read_bytes()
-        length = len(content) + {"too long": 1000, "none": 0}.get(fault, 0)
-        if fault == "wrong":
-            content = bytes(len(content))
-        self.send_response(200)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        if fault in ("cut", "slow", "silent"):
-            self.wfile.write(content[: len(content) // 2])
-            self.wfile.flush()
-            if fault == "cut":
-                self.connection.close()
-                return
-            time.sleep(3 if fault == "silent" else 0.3)
-            content = content[len(content) // 2 :]
-        with contextlib.suppress(OSError):
-            self.wfile.write(content)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     monkeypatch.setenv("IDANIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("idanim.data.remote.DELAYS_S", (0.01, 0.02))
     monkeypatch.setattr("idanim.data.remote.SILENCE_S", 1.0)
     folder = tmp_path / "remote"
     folder.mkdir()
     write_shard(folder / "train-000000.tar", [make_sample(1), make_sample(2)])
-    server = Server(folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(FaultyServer(folder)) as server:
+        yield server
 
 
 @pytest.mark.parametrize("fault", ["none", "500", "503", "cut", "too long", "slow", "silent"])
-def test_faults_are_overcome(fault: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_faults_are_overcome(fault: str, server: FaultyServer, caplog: pytest.LogCaptureFixture) -> None:
     server.faults["train-000000.tar"] = [fault]
     (path,) = find_shards(f"{server.url}/train-000000.tar", "train")
     index = ShardIndex.scan(path)
@@ -97,7 +48,7 @@ def test_faults_are_overcome(fault: str, server: Server, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "wrong"])
-def test_a_server_that_never_recovers_is_named(fault: str, server: Server, tmp_path: Path) -> None:
+def test_a_server_that_never_recovers_is_named(fault: str, server: FaultyServer, tmp_path: Path) -> None:
     digest = hashlib.sha256((server.folder / "train-000000.tar").read_bytes()).hexdigest()
     (server.folder / "SHA256SUMS").write_text(f"{digest}  train-000000.tar\n")
     server.faults["train-000000.tar"] = [fault] * 9
@@ -107,7 +58,7 @@ def test_a_server_that_never_recovers_is_named(fault: str, server: Server, tmp_p
     assert not list((tmp_path / "cache").rglob("*.tar"))
 
 
-def test_content_is_held_against_its_hash(server: Server) -> None:
+def test_content_is_held_against_its_hash(server: FaultyServer) -> None:
     digest = hashlib.sha256((server.folder / "train-000000.tar").read_bytes()).hexdigest()
     (server.folder / "SHA256SUMS").write_text(f"{digest}  train-000000.tar\n")
     server.faults["train-000000.tar"] = ["wrong"]
@@ -116,7 +67,7 @@ def test_content_is_held_against_its_hash(server: Server) -> None:
     assert server.requests["train-000000.tar"] == 2
 
 
-def test_a_store_that_forbids_what_is_not_there_has_no_hashes(server: Server) -> None:
+def test_a_store_that_forbids_what_is_not_there_has_no_hashes(server: FaultyServer) -> None:
     server.faults["SHA256SUMS"] = ["403"] * 9
     (path,) = find_shards(f"{server.url}/train-000000.tar", "train")
     assert path.is_file()
@@ -124,7 +75,7 @@ def test_a_store_that_forbids_what_is_not_there_has_no_hashes(server: Server) ->
 
 
 @pytest.mark.parametrize(("fault", "expected"), [("404", "FileNotFoundError"), ("403", "403")])
-def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: str, server: Server) -> None:
+def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: str, server: FaultyServer) -> None:
     server.faults["train-000000.tar"] = [fault] * 9
     with pytest.raises(IdanimError, match=expected):
         find_shards(f"{server.url}/train-000000.tar", "train")
@@ -132,7 +83,7 @@ def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: 
 
 
 def test_the_cache_is_bounded_and_what_made_room_is_fetched_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_shards(server.folder, persons=6, clips=2, per_shard=4, val=0)
     size = max(path.stat().st_size for path in server.folder.glob("*.tar"))
@@ -155,7 +106,7 @@ def test_the_cache_is_bounded_and_what_made_room_is_fetched_again(
         again[0].read(again[0].keys[0])
 
 
-def test_several_processes_fetch_once(server: Server, tmp_path: Path) -> None:
+def test_several_processes_fetch_once(server: FaultyServer, tmp_path: Path) -> None:
     server.faults["train-000000.tar"] = ["slow"]
     url = f"{server.url}/train-000000.tar"
     threads = [threading.Thread(target=find_shards, args=(url, "train")) for _ in range(4)]
@@ -164,3 +115,54 @@ def test_several_processes_fetch_once(server: Server, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert server.requests["train-000000.tar"] == 1
+
+
+def test_a_query_tells_shards_apart_and_is_never_shown(
+    server: FaultyServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    write_shard(server.folder / "val-000000.tar", [make_sample(3)])
+    queries = ["sig=secret/1.5", "sig=secret/1.6"]
+    server.faults["val-000000.tar"] = ["500"]
+    paths = [find_shards(f"{server.url}/val-000000.tar?{query}", "val")[0] for query in queries]
+    assert len(set(paths)) == 2
+    assert server.requests["val-000000.tar"] == 3
+    assert set(server.queries) == set(queries)
+    assert [path.name for path in paths] == ["val-000000.tar"] * 2
+    assert "attempt 1 failed" in caplog.text
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "cache").rglob("*.url")} == {0}
+    messages = [caplog.text]
+    for faults in (["404"], ["403"], ["500"] * 9, ["cut"] * 9):
+        server.faults["train-000000.tar"] = faults
+        url = f"{server.url.replace('://', '://someone:password@')}/train-000000.tar?sig=secret{len(messages)}"
+        with pytest.raises(IdanimError, match=r"train-000000\.tar\?…") as told:
+            find_shards(url, "train")
+        messages.append("".join(traceback.format_exception(told.value)))
+    assert not any("secret" in message or "password" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_a_program_shows_no_query(server: FaultyServer, tmp_path: Path) -> None:
+    make_shards(server.folder, persons=4, clips=2, per_shard=8, val=0)
+    arguments = ["train.py", "backbone=tiny", "backbone.video={num_frames: 8, height: 32, width: 32}"]
+    arguments += ["trainer.max_steps=1", "every_n_steps.preview=null", f"output={tmp_path / 'run'}"]
+    for name, status in (("train-000000.tar", 0), ("train-000001.tar", 1)):
+        run = subprocess.run(
+            [sys.executable, *arguments, f"data.shards={server.url}/{name}?sig=secret"],
+            cwd=ROOT,
+            env=os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert run.returncode == status, run.stderr.decode()[-2000:]
+        assert b"secret" not in run.stdout + run.stderr
+    knowing = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+    assert {path.parent.name for path in knowing} == {".hydra"}
+
+
+def test_secrets_stay_out_of_stored_configurations() -> None:
+    shards = ["s3://bucket/a.tar", "https://me:pw@host/{0..4}.tar?X-Amz-Signature=abc&b=1", "a folder?"]
+    run = Run({"data": {"shards": shards}}, Path("out"), {}, "unknown")
+    stored = storable(run)["values"]["data"]["shards"]
+    assert stored == ["s3://bucket/a.tar", "https://host/{0..4}.tar?…", "a folder?"]
+    assert run.config["data"]["shards"] is shards

@@ -111,11 +111,13 @@ def test_identity_that_is_lost_while_the_loss_falls(loss: float, share: float, i
     watch.observe(trainer, {"id_token_share": 0.1})
     watch.losses.clear()
     watch.losses.append(torch.tensor(loss))
+    watch.stop_together(trainer)
+    watch.observe(trainer, {"id_token_share": share})
     if is_told:
         with pytest.raises(BadNumberError, match=rf"lost_identity .*id_token_share is {share}, its best was 0.1"):
-            watch.observe(trainer, {"id_token_share": share})
+            watch.stop_together(trainer)
     else:
-        watch.observe(trainer, {"id_token_share": share})
+        watch.stop_together(trainer)
 
 
 def test_the_watch_of_identity_sees_what_is_logged(shards: Path, tmp_path: Path) -> None:
@@ -124,6 +126,27 @@ def test_the_watch_of_identity_sees_what_is_logged(shards: Path, tmp_path: Path)
     best, loss = watch.best["id_token_share"]
     assert 0 < best < 1
     assert loss > 0
+
+
+def test_a_run_that_goes_on_is_watched_as_if_it_had_never_stopped(shards: Path, tmp_path: Path) -> None:
+    def watched(steps: int, folder: Path) -> list[dict]:
+        watches = [GradientWatch(Watch()), IdentityWatch(Watch())]
+        last = folder / "last.ckpt"
+        callbacks = [*watches, IdTokenShare(every_n_steps=1)]
+        fit(make_module(), make_data(shards), steps, folder, last if last.is_file() else None, callbacks=callbacks)
+        return [watch.state_dict() for watch in watches]
+
+    straight = watched(4, tmp_path / "a")
+    watched(2, tmp_path / "b")
+    assert watched(4, tmp_path / "b") == straight
+    assert len(straight[0]["norms"]) == len(straight[1]["losses"]) == 4
+    assert straight[1]["best"]["id_token_share"][0] > 0
+
+
+@pytest.mark.parametrize("state", [{}, {"norms": ["x"], "quiet_until": 0}, {"norms": 3, "quiet_until": None}])
+def test_a_damaged_state_is_refused(state: dict) -> None:
+    with pytest.raises(IdanimError, match="what the checkpoint has of GradientWatch is damaged"):
+        GradientWatch(Watch()).load_state_dict(state)
 
 
 def test_frozen_weights_that_move_stop_the_run_and_reach_no_checkpoint(shards: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from idanim.data.latents import LatentFolder, VideoEncoder
 from idanim.data.order import InOrder, Order, ShuffledOrder, StepSampler
 from idanim.data.references import ReferenceStrategy
 from idanim.data.shards import ShardIndex, find_shards
-from idanim.types import ClipBatch, IdanimError
+from idanim.types import ClipBatch, IdanimError, without_secrets
 
 
 class ClipDataModule(LightningDataModule):
@@ -107,7 +107,7 @@ class ClipDataModule(LightningDataModule):
             IdanimError: no training clips, or too many that can't be read.
         """
         if not self._shards("train"):
-            raise IdanimError(f"data.shards={self.location!r}: no training clip in it")
+            raise IdanimError(without_secrets(f"data.shards={self.location!r}: no training clip in it"))
         if self.trainer is not None:
             self.encoder.to(self.trainer.strategy.root_device)
         landmarks = self._landmarks()

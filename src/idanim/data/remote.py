@@ -1,10 +1,12 @@
 """Shards under URLs: fetched for their index and when they are read, kept in a local cache of bounded size.
 
-Any scheme that fsspec knows (http, https; s3 where s3fs is installed; …). In the cache, a shard `<name>.tar` has beside
-it `<name>.url`, where it comes from, and `<name>.index`, what is in it: both stay when the shard itself makes room.
-Where the remote folder holds `SHA256SUMS` (as `sha256sum *.tar > SHA256SUMS` writes it), content is held against it.
+http, https, s3, and any other scheme that fsspec knows. In the cache, a shard `<name>.tar` has beside it `<name>.url`,
+where it comes from, and `<name>.index`, what is in it: both stay when the shard itself makes room. Where the remote
+folder holds `SHA256SUMS` (as `sha256sum *.tar > SHA256SUMS` writes it), content is held against it. The query of a URL
+may be a key: it is part of what names the shard, and no message shows it.
 
-Environment: `IDANIM_CACHE` (~/.cache/idanim/shards), `IDANIM_CACHE_GB` (200; at least a few shards).
+Environment: `IDANIM_CACHE` (~/.cache/idanim/shards), `IDANIM_CACHE_GB` (200; at least a few shards); for s3 the usual
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE`, `AWS_REGION`, and `AWS_ENDPOINT_URL` of other stores.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 from aiohttp import ClientError, ClientTimeout
 from fsspec.exceptions import FSTimeoutError
+from fsspec.spec import AbstractFileSystem
 
 from idanim.files import atomic_path, sha256, write_text
-from idanim.types import IdanimError
+from idanim.types import IdanimError, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,27 @@ SILENCE_S = 60.0
 FINAL_STATUSES = (401, 403, 410)
 """Of http: asking again changes nothing."""
 
+FINAL_TEXTS = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_ACCESS_KEY_ID", "AWS Error SIGNATURE_DOES_NOT_MATCH")
+"""Of object stores, likewise."""
+
 SUMS = "SHA256SUMS"
 
 
 class _NotWholeError(OSError):
     """What came is not what was to come."""
+
+
+class _FetchError(IdanimError):
+    """A URL that can't be fetched; has no cause, whose text would show the whole URL.
+
+    Args:
+        text: what is told.
+        is_absent: the server answered, and gives nothing under this URL.
+    """
+
+    def __init__(self, text: str, is_absent: bool) -> None:
+        super().__init__(text)
+        self.is_absent = is_absent
 
 
 def cache_folder() -> Path:
@@ -67,10 +86,14 @@ def max_cache_bytes() -> int:
 
 def cached(url: str) -> Path:
     """Where a URL's shard lies in the cache, or will when it is read; nothing is fetched."""
-    parent, _, name = url.rpartition("/")
+    parts = urlsplit(url)
+    folder, _, name = parts.path.rpartition("/")
+    parent = urlunsplit((parts.scheme, parts.netloc, folder, parts.query, ""))
     path = cache_folder() / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     if not _url_file(path).is_file():
         write_text(_url_file(path), url)
+        if parts.query or parts.password:  # they may be keys
+            _url_file(path).chmod(0o600)
     return path
 
 
@@ -112,35 +135,61 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _options(url: str) -> Mapping[str, Any]:
+def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and its place there."""
+    if url.startswith("s3://"):
+        return _object_store(), url.removeprefix("s3://")
+    options = {}
     if url.startswith(("http://", "https://")):
         timeout = ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
-        return {"client_kwargs": {"timeout": timeout}, "skip_instance_cache": True}
-    return {}
+        options = {"client_kwargs": {"timeout": timeout}, "skip_instance_cache": True}
+    file_system, place = fsspec.core.url_to_fs(url, **options)
+    return file_system, place
+
+
+def _object_store() -> AbstractFileSystem:
+    """S3, or the store at `AWS_ENDPOINT_URL`; a new client each time, so that forked processes share no connection."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    client = S3FileSystem(
+        endpoint_override=endpoint,
+        region=region or ("us-east-1" if endpoint else None),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),  # attempts are counted and told here
+    )
+    return ArrowFSWrapper(client, skip_instance_cache=True)
 
 
 def _fetch(url: str, path: Path, expected_sum: str | None) -> None:
-    failure: Exception | None = None
+    name, told, is_absent = without_secrets(url), "", False
     for number, delay_s in enumerate((*DELAYS_S, None), 1):
         try:
             with atomic_path(path) as temporary:
                 _download(url, temporary, expected_sum)
             return
         except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
-            raise IdanimError(f"data.shards: {url} can't be fetched: {_told(error)}") from error
+            is_absent = isinstance(error, FileNotFoundError | PermissionError)
+            raise _FetchError(f"data.shards: {name} can't be fetched: {_told(error)}", is_absent) from None
         except (OSError, ClientError, TimeoutError, FSTimeoutError) as error:
-            failure = error
-            if getattr(error, "status", None) in FINAL_STATUSES:
-                break
+            told, is_absent = _told(error), _is_final(error)
+        if is_absent:
+            break
         if delay_s is not None:
-            log.warning("%s: attempt %d failed (%s); again in %g s", url, number, _told(failure), delay_s)
+            log.warning("%s: attempt %d failed (%s); again in %g s", name, number, told, delay_s)
             time.sleep(delay_s)
-    text = f"data.shards: {url} can't be fetched, {number} attempt(s) failed; the last: {_told(failure)}"
-    raise IdanimError(text) from failure
+    text = f"data.shards: {name} can't be fetched, {number} attempt(s) failed; the last: {told}"
+    raise _FetchError(text, is_absent)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again changes nothing."""
+    return getattr(error, "status", None) in FINAL_STATUSES or any(text in str(error) for text in FINAL_TEXTS)
 
 
 def _download(url: str, target: Path, expected_sum: str | None) -> None:
-    file_system, place = fsspec.core.url_to_fs(url, **_options(url))
+    file_system, place = _file_system(url)
     # Over http the library itself counts; asking for the size would take every failure for a missing file.
     size = None if url.startswith("http") else file_system.info(place).get("size")
     file_system.get_file(place, str(target))
@@ -151,21 +200,22 @@ def _download(url: str, target: Path, expected_sum: str | None) -> None:
         raise _NotWholeError(f"its SHA-256 is not that in {SUMS}")
 
 
-def _told(error: Exception | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _told(error: Exception) -> str:
+    return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
 
 
 def _expected_sum(url: str) -> str | None:
     """From the list beside the shards, which is fetched once; None where there is none."""
-    parent, _, name = url.rpartition("/")
-    listing = cached(f"{parent}/{SUMS}")
+    parts = urlsplit(url)
+    parent, _, name = parts.path.rpartition("/")
+    listing_url = urlunsplit(parts._replace(path=f"{parent}/{SUMS}"))
+    listing = cached(listing_url)
     if not listing.is_file():
         try:
-            _fetch(f"{parent}/{SUMS}", listing, None)
-        except IdanimError as error:
+            _fetch(listing_url, listing, None)
+        except _FetchError as error:
             # Stores that keep their listing to themselves answer 403 for what is not there.
-            is_final = getattr(error.__cause__, "status", None) in FINAL_STATUSES
-            if not is_final and not isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            if not error.is_absent:
                 raise
             write_text(listing, "")
     sums = {}

@@ -64,9 +64,9 @@ class IdTokenShare(Callback):
             share = id_token_share(tokens)
             pl_module.log("id_token_share", share, prog_bar=True, logger=False)
             log_now(trainer, {"id_token_share": float(share)})
-            for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
-                if isinstance(watch, IdentityWatch):
-                    watch.observe_queries(trainer, query_shares(tokens))
+            for watch in identity_watches(trainer):
+                watch.observe_queries(trainer, query_shares(tokens))
+                watch.stop_together(trainer)
 
 
 class StepFigures(Callback):
@@ -125,9 +125,12 @@ class Previews(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Generate at the interval and at the last step, on the first device; on all where they share the backbone."""
         assert isinstance(pl_module, AdapterTraining)
-        takes_part = trainer.is_global_zero or is_sharded(trainer.strategy)
-        if is_due(trainer, self.every_n_steps) and takes_part:
+        if not is_due(trainer, self.every_n_steps):
+            return
+        if trainer.is_global_zero or is_sharded(trainer.strategy):
             log_now(trainer, self.preview(pl_module, trainer.global_step))
+        for watch in identity_watches(trainer):
+            watch.stop_together(trainer)
 
 
 class AdapterFile(Callback):
@@ -156,9 +159,14 @@ def log_now(trainer: Trainer, figures: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
         if figures:
             logger.log_metrics(dict(figures), step=trainer.global_step)
-    for watch in trainer.callbacks:  # type: ignore[attr-defined]  # set by the trainer, not declared
-        if isinstance(watch, IdentityWatch):
-            watch.observe(trainer, figures)
+    for watch in identity_watches(trainer):
+        watch.observe(trainer, figures)
+
+
+def identity_watches(trainer: Trainer) -> list[IdentityWatch]:
+    """Those among the trainer's callbacks."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+    return [callback for callback in callbacks if isinstance(callback, IdentityWatch)]
 
 
 def is_due(trainer: Trainer, every_n_steps: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from idanim.training.csv_table import CsvTable
+from idanim.types import without_secrets
 
 LONGEST_TAG = 64
 
@@ -59,7 +61,8 @@ def wandb_logger(
         group=group,
         tags=[tag[:LONGEST_TAG] for tag in tags],
         log_model=False,
-        settings=wandb.Settings(silent=offline),
+        # Among W&B's metadata is the command line, where a URL may have a key.
+        settings=wandb.Settings(silent=offline, x_disable_meta=any(a != without_secrets(a) for a in sys.argv)),
     )
 
 

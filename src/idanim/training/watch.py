@@ -73,23 +73,57 @@ class Watch:
                 object.__setattr__(self, field.name, "off")
 
     def act(self, trainer: Trainer, name: str, text: str) -> None:
-        """Tell of a bad number, or stop.
+        """Tell of a bad number, or stop; on every process of a job alike.
 
         Raises:
             BadNumberError: `watch.<name>` is "stop".
         """
+        if (told := self.tell(trainer, name, text)) is not None:
+            raise BadNumberError(told)
+
+    def tell(self, trainer: Trainer, name: str, text: str) -> str | None:
+        """Tell of a bad number; returns what to stop with where `watch.<name>` is "stop"."""
         action = getattr(self, name)
         if action == "off":
-            return
+            return None
         for logger in trainer.loggers:
             logger.log_metrics({f"watch/{name}": 1.0}, step=trainer.global_step)
         told = f"{name} at step {trainer.global_step}: {text}"
         if action == "stop":
-            raise BadNumberError(f"{told} (watch.{name}=warn goes on all the same)")
+            return f"{told} (watch.{name}=warn goes on all the same)"
         log.warning("%s", told)
+        return None
 
 
-class GradientWatch(Callback):
+class _Remembering(Callback):
+    """A callback whose state goes into the checkpoint: a run that goes on is watched as if it had never stopped."""
+
+    def remembered(self) -> dict[str, Any]:
+        """Plain values."""
+        raise NotImplementedError
+
+    def remember(self, state: Mapping[str, Any]) -> None:
+        """Take in what `remembered` gave; any error where it is something else."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Lightning."""
+        return self.remembered()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """For Lightning.
+
+        Raises:
+            IdanimError: it is not what was saved.
+        """
+        try:
+            self.remember(state_dict)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            name = type(self).__name__
+            raise IdanimError(f"what the checkpoint has of {name} is damaged ({error!r}); take another one") from error
+
+
+class GradientWatch(_Remembering):
     """Logs the norm of every step's gradient, and looks at it before the weights take it in.
 
     Names `not_finite` and `exploding_gradient`.
@@ -106,6 +140,15 @@ class GradientWatch(Callback):
         self.loss: Tensor | None = None
         self.keys: list[str] = []
         self._quiet_until = 0
+
+    def remembered(self) -> dict[str, Any]:
+        """The last norms."""
+        return {"norms": list(self.norms), "quiet_until": self._quiet_until}
+
+    def remember(self, state: Mapping[str, Any]) -> None:
+        """Go on with them."""
+        self.norms = deque(map(float, state["norms"]), maxlen=HISTORY_STEPS)
+        self._quiet_until = int(state["quiet_until"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the names of the clips for the text."""
@@ -145,10 +188,11 @@ class GradientWatch(Callback):
         self.norms.append(norm)
 
 
-class IdentityWatch(Callback):
+class IdentityWatch(_Remembering):
     """Compares figures of identity with their best: `lost_identity`, and tells `dead_queries`.
 
-    The loss hardly depends on the face: it goes on falling while every person gets the same tokens.
+    The loss hardly depends on the face: it goes on falling while every person gets the same tokens. The first process
+    looks at the figures, for previews are its own; `stop_together` ends all of them.
 
     Args:
         watch: what to do.
@@ -158,17 +202,33 @@ class IdentityWatch(Callback):
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        self.losses: deque[Tensor] = deque(maxlen=HISTORY_STEPS)
+        self.losses: deque[Tensor | float] = deque(maxlen=HISTORY_STEPS)
         self.best: dict[str, tuple[float, float]] = {}
         self._num_dead = 0
+        self._stops_with: str | None = None
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keep the loss, on its device."""
-        self.losses.append(loss.detach())
+    def remembered(self) -> dict[str, Any]:
+        """The last losses and the best figures."""
+        best = {name: list(value_and_loss) for name, value_and_loss in self.best.items()}
+        return {"losses": [float(loss) for loss in self.losses], "best": best, "num_dead": self._num_dead}
+
+    def remember(self, state: Mapping[str, Any]) -> None:
+        """Go on with them."""
+        self.losses = deque(map(float, state["losses"]), maxlen=HISTORY_STEPS)
+        self.best = {str(name): (float(value), float(loss)) for name, (value, loss) in state["best"].items()}
+        self._num_dead = int(state["num_dead"])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Keep the loss of all devices, where it lies."""
+        figures = trainer.callback_metrics
+        losses = [figures[name] for name in ("train/loss", "train/identity_loss") if name in figures]
+        self.losses.append(torch.stack(losses).sum())
 
     def observe(self, trainer: Trainer, figures: Mapping[str, float]) -> None:
         """Take in figures as they are logged."""
-        loss = float(torch.stack(list(self.losses)).mean()) if self.losses else float("nan")
+        if not trainer.is_global_zero or not any(name in figures for name in self.FIGURES):
+            return
+        loss = statistics.fmean(map(float, self.losses)) if self.losses else float("nan")
         for name in self.FIGURES:
             value = figures.get(name)
             if value is None:
@@ -183,18 +243,31 @@ class IdentityWatch(Callback):
                     "adapter.init=, or use a larger data.batch_size"
                 )
                 self.best[name] = (value, loss)  # told once for each such fall
-                self.watch.act(trainer, "lost_identity", text)
+                self._stops_with = self.watch.tell(trainer, "lost_identity", text) or self._stops_with
 
     def observe_queries(self, trainer: Trainer, shares: Tensor) -> None:
         """Take in the share of each query, [Q] in [0, 1]."""
+        if not trainer.is_global_zero:
+            return
         dead = (shares < self.watch.min_query_share).nonzero().flatten().tolist()
         if len(dead) > self._num_dead:
             text = (
                 f"{len(dead)} of {len(shares)} id tokens are the same for every person (numbers {listed(dead)}): they "
                 "carry nothing. Fewer adapter.num_queries, or a lower training.optimizer.lr"
             )
-            self.watch.act(trainer, "dead_queries", text)
+            self._stops_with = self.watch.tell(trainer, "dead_queries", text) or self._stops_with
         self._num_dead = len(dead)
+
+    def stop_together(self, trainer: Trainer) -> None:
+        """End the run where a figure asked for it; every process calls it at the same steps.
+
+        Raises:
+            BadNumberError: on all of them.
+        """
+        if "stop" in (self.watch.lost_identity, self.watch.dead_queries):
+            told = trainer.strategy.broadcast(self._stops_with)
+            if told is not None:
+                raise BadNumberError(told)
 
 
 class FrozenWatch(Callback):
@@ -225,8 +298,8 @@ class FrozenWatch(Callback):
         if not self.digests:
             return
         changed = [name for name, part in _frozen(pl_module) if digest(part) != self.digests.get(name)]
-        if changed:
-            names = " and ".join(changed)
+        if trainer.strategy.reduce_boolean_decision(bool(changed), all=False):  # on one device, on all
+            names = " and ".join(changed) or "parts of another process"
             text = f"weights of the frozen {names} changed since the start; the adapter would belong to no known model"
             self.watch.act(trainer, "frozen_drift", text)
 
