@@ -312,3 +312,8 @@ def test_a_missing_value_is_asked_for(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "input" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_settings_of_a_component_that_is_not_chosen_are_refused() -> None:
+    with pytest.raises(IdanimError, match="weight: settings of a component that is not chosen"):
+        built_or_plain({"weight": 0.4})

@@ -63,8 +63,13 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
     """Build the component that a config node describes by its `_target_`, with `kwargs` added.
 
     Raises:
-        IdanimError: the component's own complaint, or an argument that it does not take.
+        IdanimError: the component's own complaint, an argument that it does not take, or no `_target_`: settings typed
+            for a component that is switched off.
     """
+    if "_target_" not in node:
+        raise IdanimError(
+            f"{', '.join(sorted(map(str, node)))}: settings of a component that is not chosen; choose it, or leave them out"
+        )
     _refuse_interpolations(node, str(node.get("_target_")))
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
