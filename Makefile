@@ -10,15 +10,22 @@ STUDY ?= random_ref
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+comma := ,
+EXTRAS := faces,sweep,captions,app,dev
+# What the CUDA builds of torch bring along.
+TORCH_PARTS := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc \
+	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+
 TOY_FOLDER ?= data/toy/weights
 PLAN ?= cpu
 DEVICE ?= cpu
 
-.PHONY: help setup s3-server demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
+.PHONY: help setup lock s3-server demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
 	@echo "make test                     the tests (CPU, offline)"
+	@echo "make lock                     requirements.lock anew: the hashes of what is installed"
 	@echo "make s3-server                a local object store for the tests of s3:// URLs, in .venv-s3"
 	@echo "make study [STUDY=<name>] [JOBS=<processes>]  one question: variants × seeds, trained and compared"
 	@echo "make studies                  all of them; hours, goes on where it stopped. make results: docs/results.md"
@@ -36,14 +43,25 @@ help:
 
 setup: $(VENV)/.installed
 
-# Installed from the constraints, so that every machine gets the versions that were tested together.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Every machine gets the versions that were tested together, and all but torch by the hashes of their files. torch comes
+# in several builds of one version; the last line finds nothing left to install, or what another platform needs besides.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@echo "setting up $(VENV): some minutes, once"
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[faces,sweep,captions,app,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+# After a change of the constraints or the dependencies: the hashes of all files of each version, on any platform.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv==0.13.9
+	.venv-lock/bin/uv pip compile pyproject.toml $(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) \
+		--constraint constraints.txt --universal --python-version 3.11 --generate-hashes --quiet --no-annotate \
+		--custom-compile-command "make lock" $(TORCH_PARTS:%=--no-emit-package %) --output-file requirements.lock
+	rm -r .venv-lock
 
 # An object store for the tests, in an environment of its own: what it needs does not fit what the project needs.
 s3-server: .venv-s3/.installed

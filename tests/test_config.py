@@ -202,6 +202,9 @@ def test_every_config_composes_and_binds_to_its_signatures(program: str, overrid
         target = hydra.utils.get_object(node["_target_"])
         arguments = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
         arguments |= dict.fromkeys(GIVEN_BY_CODE.get(node["_target_"], ()))
+        if target.__module__ == "datetime":  # it has no signature
+            target(**arguments)
+            continue
         signature = inspect.signature(target)
         if node.get("_partial_"):
             signature.bind_partial(**arguments)

@@ -67,9 +67,8 @@ def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
             for a component that is switched off.
     """
     if "_target_" not in node:
-        raise IdanimError(
-            f"{', '.join(sorted(map(str, node)))}: settings of a component that is not chosen; choose it, or leave them out"
-        )
+        given = ", ".join(sorted(map(str, node)))
+        raise IdanimError(f"{given}: settings of a component that is not chosen; choose it, or leave them out")
     _refuse_interpolations(node, str(node.get("_target_")))
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)

@@ -82,6 +82,13 @@ def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: 
     assert server.requests["train-000000.tar"] == 1
 
 
+@pytest.mark.parametrize("url", ["https://host/folder/?sig=secret", "https://host", "https://[host/a.tar?sig=secret"])
+def test_what_is_no_url_of_a_file_is_told(url: str) -> None:
+    with pytest.raises(IdanimError, match=r"data\.shards: https://.* (names no file|is no URL)") as told:
+        find_shards(url, "train")
+    assert "secret" not in str(told.value)
+
+
 def test_the_cache_is_bounded_and_what_made_room_is_fetched_again(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

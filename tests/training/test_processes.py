@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -184,8 +185,16 @@ def children(process: int) -> list[int]:
     return [int(child) for child in tasks if "train.py" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def test_a_lost_process_ends_the_job_with_an_error(shards: Path, tmp_path: Path) -> None:
-    arguments = [*SMALL, "trainer.devices=2", "trainer.max_steps=100000", f"data.shards={shards}", f"output={tmp_path}"]
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_or_silent_process_ends_the_job_with_an_error(sent: int, shards: Path, tmp_path: Path) -> None:
+    arguments = [
+        *SMALL,
+        "trainer.devices=2",
+        "trainer.strategy.timeout.minutes=0.5",
+        "trainer.max_steps=100000",
+        f"data.shards={shards}",
+        f"output={tmp_path}",
+    ]
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -193,17 +202,22 @@ def test_a_lost_process_ends_the_job_with_an_error(shards: Path, tmp_path: Path)
             stderr=log,
             env=ENVIRONMENT,
         )
+    others = []
     try:
         deadline = time.monotonic() + 240
         while not (tmp_path / "checkpoints" / "last.ckpt").is_file():
             assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (other,) = children(job.pid)
-        os.kill(other, signal.SIGKILL)
+        others = children(job.pid)
+        assert len(others) == 1
+        os.kill(others[0], sent)
         assert job.wait(timeout=60) not in (0, 75)
     finally:
         job.kill()
+        for other in others:  # a stopped one outlives its job
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(other, signal.SIGKILL)
     text = (tmp_path / "log").read_text()
     assert "another process of this job" in text, text[-2000:]
     assert read_adapter(tmp_path / "checkpoints" / "last.ckpt").state

@@ -58,7 +58,7 @@ class _FetchError(IdanimError):
         is_absent: the server answered, and gives nothing under this URL.
     """
 
-    def __init__(self, text: str, is_absent: bool) -> None:
+    def __init__(self, text: str, is_absent: bool = False) -> None:  # a loader's is made anew from its text alone
         super().__init__(text)
         self.is_absent = is_absent
 
@@ -85,9 +85,18 @@ def max_cache_bytes() -> int:
 
 
 def cached(url: str) -> Path:
-    """Where a URL's shard lies in the cache, or will when it is read; nothing is fetched."""
-    parts = urlsplit(url)
+    """Where a URL's shard lies in the cache, or will when it is read; nothing is fetched.
+
+    Raises:
+        IdanimError: it is no URL of a file.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise IdanimError(f"data.shards: {without_secrets(url)} is no URL ({error})") from None
     folder, _, name = parts.path.rpartition("/")
+    if not name:
+        raise IdanimError(f"data.shards: {without_secrets(url)} names no file; expected the URL of a tar file")
     parent = urlunsplit((parts.scheme, parts.netloc, folder, parts.query, ""))
     path = cache_folder() / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     if not _url_file(path).is_file():
