@@ -12,7 +12,8 @@ BASE = {"types", "files"}
 MAY_IMPORT = {
     "types": set(),
     "files": {"types"},
-    "config": {"types"},
+    "config": {"types", "freed_memory"},
+    "freed_memory": set(),
     "pictures": {"types"},
     "video": {"types", "video_frame", "video_part"},
     "video_frame": {"types", "video_part"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "training": BASE | {"models"},
     "generation": BASE | {"video", "pictures", "models"},
     "metrics": BASE | {"video", "pictures", "faces", "models"},
-    "toyworld": BASE | {"data", "models", "video", "pictures", "faces"},
+    "toyworld": BASE | {"freed_memory", "data", "models", "video", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
 ENTRY_POINTS = {
