@@ -25,6 +25,7 @@ BENCHMARKS = {
             STEP,
             *("--device=cpu", "--size=small", "--seconds=600"),
         ],
+        "kernels": ["kernels.py"],
         "loader": ["loader.py"],
     },
     "gpu": {
