@@ -26,7 +26,8 @@ BENCHMARKS = {
             *("--device=cpu", "--size=small", "--seconds=600"),
         ],
         "kernels": ["kernels.py"],
-        "loader": ["loader.py"],
+        "loader": ["loader.py", "--epoch=20000"],
+        "scaling": ["scaling.py"],
     },
     "gpu": {
         "training_step_gpu": [STEP, "--device=cuda", "--size=full"],
