@@ -34,7 +34,7 @@ from torch import multiprocessing
 from torch.utils.flop_counter import FlopCounterMode
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  # after its backend was chosen
+from matplotlib import pyplot  # after its backend was chosen
 
 BATCHES, FRAMES, SIDES_PX, WORKERS, PROCESSES = (1, 2, 4), (4, 8, 16), (64, 128, 192), (0, 1, 2), (1, 2)
 TOLERATED = 1.15
