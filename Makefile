@@ -17,6 +17,7 @@ TORCH_PARTS := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addpref
 	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 
 TOY_FOLDER ?= data/toy/weights
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 PLAN ?= cpu
 DEVICE ?= cpu
 
@@ -76,8 +77,8 @@ demo: setup $(if $(VIDEOS),,toy-data)
 
 toy-data: setup
 	@echo "── the toy world: film people, curate the videos"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 144
-	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/videos --people 96 --clips 2 --frames 16 --size 144 --workers $(CORES)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/videos output=data/toy/shards workers=$(CORES) \
 		clip.size=32 shards.val_fraction=0.25 link.warn_similarity=0.95
 
 # More people than for the demo, and ten faces a clip, of which the paper's recipe uses five.
@@ -85,7 +86,7 @@ study-data: setup data/toy/study/shards/report.json
 
 data/toy/study/shards/report.json: | setup
 	@echo "── the toy world: film 240 people, curate the videos"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/study/videos --people 240 --clips 2 --frames 16 --size 144
+	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.toyworld.make_videos data/toy/study/videos --people 240 --clips 2 --frames 16 --size 144 --workers $(JOBS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/study/videos output=data/toy/study/shards workers=$(JOBS) \
 		clip.size=32 face_pool.num_faces=10 shards.val_fraction=0.25 link.warn_similarity=0.95
 

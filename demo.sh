@@ -39,7 +39,7 @@ else
     SHARDS=data/toy/shards
     faces=(faces=toy)
     # The recipe of the paper, but for a larger batch.
-    training=(data.batch_size=8 training.ema_decay=0.95)
+    training=(data.batch_size=8 training.ema_decay=0.95 previews.num_identities=1)
     evaluation=(num_identities=10 num_strangers=100 sampling.num_inference_steps=12 batch_size=4 "systems=[no_adapter,init,adapter]")
 fi
 

@@ -25,7 +25,9 @@ BENCHMARKS = {
             STEP,
             *("--device=cpu", "--size=small", "--seconds=600"),
         ],
-        "loader": ["loader.py"],
+        "kernels": ["kernels.py"],
+        "loader": ["loader.py", "--epoch=20000"],
+        "scaling": ["scaling.py"],
     },
     "gpu": {
         "training_step_gpu": [STEP, "--device=cuda", "--size=full"],

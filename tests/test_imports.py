@@ -12,8 +12,9 @@ BASE = {"types", "files"}
 MAY_IMPORT = {
     "types": set(),
     "files": {"types"},
-    "config": {"types", "plain_values"},
+    "config": {"types", "plain_values", "freed_memory"},
     "plain_values": {"types"},
+    "freed_memory": set(),
     "pictures": {"types"},
     "video": {"types", "video_frame", "video_part"},
     "video_encoding": {"types"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "training": BASE | {"models"},
     "generation": BASE | {"video", "video_encoding", "pictures", "models"},
     "metrics": BASE | {"video", "video_encoding", "pictures", "faces", "models"},
-    "toyworld": BASE | {"data", "models", "video", "video_encoding", "pictures", "faces"},
+    "toyworld": BASE | {"freed_memory", "data", "models", "video", "video_encoding", "pictures", "faces"},
 }
 CURATION_MAY_USE_OF_DATA = {"idanim.data.sample", "idanim.data.shards"}
 ENTRY_POINTS = {

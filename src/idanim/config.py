@@ -32,6 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from idanim.freed_memory import keep_freed_memory
 from idanim.plain_values import ASSIGNMENT, name_jobs_by_what_varies, plain_arguments
 from idanim.types import IdanimError, StoppedBySignalError, without_secrets
 
@@ -118,6 +119,7 @@ def program(
             os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # advice to install more
             for name, value in NO_REPORTS.items():
                 os.environ.setdefault(name, value)
+            keep_freed_memory()
             try:
                 sys.argv[1:] = plain_arguments(sys.argv[1:], positional, aliases)
                 check_overrides(config_name, sys.argv[1:])

@@ -134,7 +134,7 @@ def test_an_unknown_way_is_an_error() -> None:
         BlockPlan("some")
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (64, 77), (300, 300)])
+@pytest.mark.parametrize(("queries", "keys"), [(8, 8), (16, 16), (64, 77), (300, 300)])
 def test_both_kernels_give_the_same(queries: int, keys: int) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(2, 3, queries, 8), torch.randn(2, 3, keys, 8), torch.randn(2, 3, keys, 8)

@@ -1,9 +1,10 @@
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 
-from idanim.toyworld.make_videos import film, write_videos
+from idanim.toyworld.make_videos import film, film_into, write_videos
 from idanim.video import read_frames
 
 
@@ -29,3 +30,13 @@ def test_the_same_seed_films_the_same_people() -> None:
     first, second = (film(1, 1, 2, 32, seed=10_001)[0] for _ in range(2))
     np.testing.assert_array_equal(first.frames, second.frames)
     assert first.facts == second.facts
+
+
+def test_two_processes_film_the_same(tmp_path: Path) -> None:
+    make = functools.partial(film, 9, 2, 2, 32, 10_001)
+    write_videos(tmp_path / "one", make())
+    film_into(tmp_path / "two", 18, make, workers=2)
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert len(one) == 36
+    assert [path.name for path in one] == [path.name for path in two]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))

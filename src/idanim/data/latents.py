@@ -66,6 +66,7 @@ class LatentFolder:
         if mean.ndim != 4 or mean.shape != std.shape or mean.shape[1] != self.cache.window.num_frames:
             expected = ("C", self.cache.window.num_frames, "h", "w")
             raise self.cache.misshapen(shard, key, (*mean.shape, *std.shape), expected)
-        if not (mean.isfinite().all() and std.isfinite().all()):
+        # Of numbers that were of half precision a sum can't overflow, and it takes a fraction of the time.
+        if not (mean.sum() + std.sum()).isfinite():
             raise IdanimError(f"sample {key!r}: its latents are not finite numbers")
         return mean, std

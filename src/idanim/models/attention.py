@@ -237,16 +237,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         key, value = (x.repeat_interleave(len(query) // len(x), dim=0) for x in (key, value))
     query = query.reshape(key.shape[0], -1, shape[-1])  # the queries of all frames of a video in one row
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    kernel = softmax_attention if _is_short(query, key) else F.scaled_dot_product_attention
+    kernel = softmax_attention if is_short(query, key) else F.scaled_dot_product_attention
     return kernel(query, key, value).transpose(1, 2).reshape(shape)
 
 
-def _is_short(query: Tensor, key: Tensor) -> bool:
-    """Whether two plain matrix products replace a fused kernel, which works in tiles of 64 to 128 queries and keys.
+def is_short(query: Tensor, key: Tensor) -> bool:
+    """Whether two plain matrix products replace a fused kernel, which works in tiles of 32 to 128 queries and keys.
 
-    A motion module has 16 of each. Without gradients, and on a CPU, the fused kernel is the faster one there too.
+    Measured by `benchmarks/kernels.py`. A motion module has 16 of each, in the toy world 8. With gradients or not is
+    what matters, too.
+
+    Args:
+        query: [B, H, S, d].
+        key: [B, H, T, d].
     """
-    return query.is_cuda and torch.is_grad_enabled() and max(query.shape[-2], key.shape[-2]) <= 32
+    queries, keys, width = query.shape[-2], key.shape[-2], query.shape[-1]
+    if query.is_cuda:
+        return torch.is_grad_enabled() and max(queries, keys) <= 32
+    return width <= 32 and keys <= (16 if torch.is_grad_enabled() else 8)
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

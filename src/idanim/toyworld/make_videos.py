@@ -6,8 +6,12 @@ Every video `<person>__<clip>.mp4` comes with a JSON file of its captions and of
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from idanim.freed_memory import keep_freed_memory
 from idanim.toyworld.captions import caption, looks
 from idanim.toyworld.people import ACTIONS, Scene, sample_identities, sample_scene
 from idanim.toyworld.renderer import locate, render
@@ -22,6 +27,7 @@ from idanim.types import UInt8Array
 from idanim.video_encoding import encode_mp4
 
 FPS = 8.0
+CLIPS_AT_ONCE = 16
 LARGEST_TRAINING_SEED = 10_000
 """Seeds up to here may be those of people the shipped weights were trained on."""
 
@@ -41,7 +47,9 @@ class ToyVideo:
     facts: dict[str, object]
 
 
-def film(num_people: int, clips_per_person: int, num_frames: int, size_px: int, seed: int) -> list[ToyVideo]:
+def film(
+    num_people: int, clips_per_person: int, num_frames: int, size_px: int, seed: int, only: slice = slice(None)
+) -> list[ToyVideo]:
     """Film every person several times, in other clothes and places.
 
     Args:
@@ -50,12 +58,13 @@ def film(num_people: int, clips_per_person: int, num_frames: int, size_px: int, 
         num_frames: frames of a video.
         size_px: width and height.
         seed: of people and everything else; above LARGEST_TRAINING_SEED for people unknown to the weights.
+        only: which of the clips to film; each is the same whatever else is filmed.
     """
     generator = torch.Generator().manual_seed(seed)
     person = torch.arange(num_people).repeat_interleave(clips_per_person)
     scene = sample_scene(sample_identities(num_people, generator)[person], num_frames, generator)
     videos = []
-    for index in range(scene.num_clips):
+    for index in range(scene.num_clips)[only]:
         part = scene.select(slice(index, index + 1))
         frames = np.ascontiguousarray(render(part, size_px)[0].permute(0, 2, 3, 1).numpy())
         who = f"person{seed:05d}-{int(person[index]):04d}"
@@ -83,13 +92,48 @@ def _facts(scene: Scene, size_px: int) -> dict[str, object]:
 
 def write_videos(folder: Path, videos: list[ToyVideo]) -> None:
     """Write `<name>.mp4` and `<name>.json` of every video into a new folder, which appears when all are there."""
+    partial = _new_partial(folder)
+    _write(partial, tqdm(videos, desc="film", unit="video"))
+    partial.rename(folder)
+
+
+def film_into(folder: Path, num_clips: int, make: Callable[[slice], list[ToyVideo]], workers: int) -> None:
+    """Film and write with several processes; the folder appears when all videos are there.
+
+    Args:
+        folder: new.
+        num_clips: how many there are.
+        make: films a slice of them; must pickle.
+        workers: processes.
+    """
+    partial = _new_partial(folder)
+    parts = [slice(start, start + CLIPS_AT_ONCE) for start in range(0, num_clips, CLIPS_AT_ONCE)]
+    # Spawned, not forked: torch has threads, which a forked child would inherit half-alive.
+    context = multiprocessing.get_context("spawn")
+    bar = tqdm(desc="film", unit="video", total=num_clips)
+    with bar, ProcessPoolExecutor(min(workers, len(parts)), context, keep_freed_memory) as pool:
+        for number in pool.map(functools.partial(_film_and_write, partial, make), parts):
+            bar.update(number)
+    partial.rename(folder)
+
+
+def _film_and_write(folder: Path, make: Callable[[slice], list[ToyVideo]], only: slice) -> int:
+    videos = make(only)
+    _write(folder, videos)
+    return len(videos)
+
+
+def _new_partial(folder: Path) -> Path:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for video in tqdm(videos, desc="film", unit="video"):
-        (partial / f"{video.name}.mp4").write_bytes(encode_mp4(video.frames, FPS))
-        (partial / f"{video.name}.json").write_text(json.dumps(video.facts), encoding="utf-8")
-    partial.rename(folder)
+    return partial
+
+
+def _write(folder: Path, videos: Iterable[ToyVideo]) -> None:
+    for video in videos:
+        (folder / f"{video.name}.mp4").write_bytes(encode_mp4(video.frames, FPS))
+        (folder / f"{video.name}.json").write_text(json.dumps(video.facts), encoding="utf-8")
 
 
 def main() -> None:
@@ -101,12 +145,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=LARGEST_TRAINING_SEED + 1)
+    parser.add_argument("--workers", type=int, default=1, help="processes; the videos are the same for any number")
     arguments = parser.parse_args()
     if arguments.folder.is_dir() and any(arguments.folder.iterdir()):
         print(f"{arguments.folder} is there already")
         return
-    videos = film(arguments.people, arguments.clips, arguments.frames, arguments.size, arguments.seed)
-    write_videos(arguments.folder, videos)
+    sizes = (arguments.people, arguments.clips, arguments.frames, arguments.size, arguments.seed)
+    make = functools.partial(film, *sizes)
+    if arguments.workers > 1:
+        film_into(arguments.folder, arguments.people * arguments.clips, make, arguments.workers)
+    else:
+        keep_freed_memory()
+        write_videos(arguments.folder, make())
 
 
 if __name__ == "__main__":

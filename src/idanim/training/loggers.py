@@ -104,6 +104,7 @@ def finish(loggers: Iterable[Logger]) -> None:
 def quiet_lightning() -> None:
     """Keep Lightning's hardware report and its warnings that do not hold here out of the terminal."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what `trainer.profiler` found
     for message in (
         "You're resuming from a checkpoint that ended before the epoch",  # the sampler starts at the global step
         "Found .* module.* in eval mode at the start of training",  # the frozen parts are meant to be

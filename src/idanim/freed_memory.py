@@ -1,0 +1,26 @@
+"""Memory that is freed stays with the program, so that the next step need not ask the system for it again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+LARGEST_KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 2**30
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt(3)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed: up to `KEPT_BYTES`, of blocks up to `LARGEST_KEPT_BYTES`.
+
+    glibc gives every block above some megabytes back to the system at once. On a CPU each step of a model asks for
+    the same blocks again, and the system clears them page by page, which may take longer than what is computed.
+
+    Returns:
+        Whether it holds: not for other C libraries, nor where `MALLOC_…_` in the environment says otherwise.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
