@@ -27,6 +27,7 @@ BENCHMARKS = {
         ],
         "kernels": ["kernels.py"],
         "loader": ["loader.py", "--epoch=20000"],
+        "latents": ["latents.py"],
         "scaling": ["scaling.py"],
     },
     "gpu": {
