@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Read], depth: int) -> Iterator[tuple[Item, Read]]:
+def read_ahead(items: Iterable[Item], read: Callable[[Item], Read], depth: int) -> Generator[tuple[Item, Read]]:
     """Each item with what `read` makes of it, in order, read by one thread beside the caller.
 
     One thread, so that what is read and when depends on the order alone. It helps where both sides compute outside of
