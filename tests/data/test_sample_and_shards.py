@@ -199,7 +199,7 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, mo
     assert len(scanned) == 1
     file = tmp_path / "index" / "train-000000.jsonl"
     head = json.loads(file.read_text().split("\n")[0])
-    damaged = [{**head, name: value} for name in head for value in (None, -1, "../../x", 10**12)]
+    damaged = [{**head, name: value} for name in head for value in (None, -1, 2.0, "../../x", 10**12)]
     for damage in ("", "[]", '{"shard": 1}', *map(json.dumps, damaged)):
         file.write_text(damage + "\n{}\n")
         assert ShardIndex.kept(path) == whole

@@ -235,7 +235,8 @@ class ShardIndex:
             with _kept_file(path).open("rb") as file:
                 head = parse_json(file.readline(1000), str(path))
             clips, digest = head["clips"], head["digest"]
-            if head["shard"] == stamp and clips in range(MAX_MEMBERS) and DIGEST.fullmatch(digest):
+            is_count = type(clips) is int and clips in range(MAX_MEMBERS)
+            if head["shard"] == stamp and is_count and DIGEST.fullmatch(digest):
                 return cls(path, clips, digest)
         except (OSError, IdanimError, KeyError, TypeError):
             pass  # none yet, or a damaged one: the shard says the same
