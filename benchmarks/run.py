@@ -26,7 +26,8 @@ BENCHMARKS = {
             *("--device=cpu", "--size=small", "--seconds=600"),
         ],
         "kernels": ["kernels.py"],
-        "loader": ["loader.py", "--epoch=20000"],
+        "loader": ["loader.py", "--clips=20000"],
+        "latents": ["latents.py"],
         "scaling": ["scaling.py"],
     },
     "gpu": {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -189,18 +190,57 @@ def test_duplicate_member_is_refused(tmp_path: Path) -> None:
 def test_the_index_of_a_shard_is_kept_until_the_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train-000000.tar"
     write_shard(path, [make_sample(1), make_sample(2)])
-    scanned, scan = [], ShardIndex.scan
-    monkeypatch.setattr(ShardIndex, "scan", lambda path: scanned.append(path) or scan(path))
+    whole = ShardIndex.scan(path)
+    scanned, scan = [], ShardIndex._scan
+    monkeypatch.setattr(ShardIndex, "_scan", lambda path: scanned.append(path) or scan(path))
     first, second = ShardIndex.kept(path), ShardIndex.kept(path)
-    assert first == second == scan(path)
-    assert first.digest == second.digest
+    assert first == second == whole
+    assert (first.keys, first.members, first.num_clips) == (whole.keys, whole.members, 2)
     assert len(scanned) == 1
-    file = tmp_path / "index" / "train-000000.json"
-    stamp = json.dumps(json.loads(file.read_text())["shard"])
-    for damage in ("", "[]", '{"shard": 1}', f'{{"shard": {stamp}, "members": {{"p001__0": {{"mp4": [0, -1]}}}}}}'):
-        file.write_text(damage)
-        assert ShardIndex.kept(path) == first
-    assert len(scanned) == 5
+    file = tmp_path / "index" / "train-000000.jsonl"
+    head = json.loads(file.read_text().split("\n")[0])
+    damaged = [{**head, name: value} for name in head for value in (None, -1, 2.0, "../../x", 10**12)]
+    for damage in ("", "[]", '{"shard": 1}', *map(json.dumps, damaged)):
+        file.write_text(damage + "\n{}\n")
+        assert ShardIndex.kept(path) == whole
+        assert json.loads(file.read_text().split("\n")[0]) == head
+    assert len(scanned) == 4 + len(damaged)
     write_shard(path, [make_sample(3)])
     assert ShardIndex.kept(path).keys == ("p003__0",)
-    assert len(scanned) == 6
+    assert len(scanned) == 5 + len(damaged)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> ShardIndex:
+    """What a second start finds, nothing of its listing read before."""
+    write_shard(tmp_path / "train-000000.tar", [make_sample(1), make_sample(2)])
+    ShardIndex.kept(tmp_path / "train-000000.tar")
+    return ShardIndex.kept(tmp_path / "train-000000.tar")
+
+
+@pytest.mark.parametrize(
+    "listing", [None, "", "[]", "{}", '{"p001__0": {"mp4": [0, -1]}}', '{"p001__0": {"mp4": [0, 1]}}']
+)
+def test_a_damaged_listing_is_read_from_the_shard(kept: ShardIndex, listing: str | None) -> None:
+    file = kept.path.parent / "index" / "train-000000.jsonl"
+    head = file.read_text().split("\n")[0]
+    file.unlink() if listing is None else file.write_text(f"{head}\n{listing}\n")
+    assert kept.members == ShardIndex.scan(kept.path).members
+
+
+def test_a_listing_of_another_shard_is_never_taken(kept: ShardIndex) -> None:
+    write_shard(kept.path, [make_sample(3)])
+    ShardIndex.kept(kept.path)
+    with pytest.raises(IdanimError, match=r"train-000000\.tar: it, or .*train-000000\.jsonl, changed.* start again"):
+        _ = kept.keys
+
+
+def test_a_kept_index_goes_to_another_process(kept: ShardIndex) -> None:
+    assert pickle.loads(pickle.dumps(kept)).members == kept.members
+
+
+def test_shards_where_nothing_can_be_written_are_scanned(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, [make_sample(1)])
+    (tmp_path / "index").write_text("a file where the folder would be")
+    assert ShardIndex.kept(path).keys == ShardIndex.scan(path).keys == ("p001__0",)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from idanim.data.read_ahead import read_ahead
 from idanim.data.shards import ShardIndex
 from idanim.files import atomic_path, parse_json
 from idanim.types import IdanimError, UInt8Array
 from idanim.video import decode, to_float
 
 log = logging.getLogger(__name__)
+
+CLIPS_AHEAD = 2
+"""So many decoded clips wait while a network looks at one; 16 frames of 512² in float32 take 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -105,28 +111,46 @@ class ClipCache:
             IdanimError: more than `max_broken` of all clips can't be read.
         """
         missing = [shard for shard in shards if not self.path(shard).is_file()]
-        total = sum(len(shard.keys) for shard in missing)
-        with tqdm(total=total, desc=self.kind, unit="clip", disable=not missing) as progress:
+        total = sum(shard.num_clips for shard in missing)
+        clips = ((shard, key) for shard in missing for key in shard.keys)
+        windows = read_ahead(clips, self._window, CLIPS_AHEAD)
+        with tqdm(total=total, desc=self.kind, unit="clip", disable=not missing) as progress, closing(windows):
             for shard in missing:
-                self._fill(shard, compute, progress)
+                self._fill(shard, islice(windows, shard.num_clips), compute, progress)
         broken = {key: reason for shard in shards for key, reason in self.broken(shard).items()}
-        clips = sum(len(shard.keys) for shard in shards)
-        if broken and len(broken) > max_broken * clips:
+        num_clips = sum(shard.num_clips for shard in shards)
+        if broken and len(broken) > max_broken * num_clips:
             listed = "; ".join(f"{key}: {reason}" for key, reason in list(broken.items())[:5])
             raise IdanimError(
-                f"{len(broken)} of {clips} clips can't be read, "
+                f"{len(broken)} of {num_clips} clips can't be read, "
                 f"more than data.max_broken={max_broken:g} allows: {listed}"
             )
 
-    def _fill(self, shard: ShardIndex, compute: Callable[[Tensor], Mapping[str, Tensor]], progress: Any) -> None:
+    def _window(self, place: tuple[ShardIndex, str]) -> Tensor | IdanimError:
+        """The pixels of one clip, or why there are none."""
+        shard, key = place
+        try:
+            members = shard.read(key, ["mp4"])
+            if "mp4" not in members:
+                raise IdanimError("no member 'mp4'")
+            return self.window.read(members["mp4"])
+        except IdanimError as error:
+            return error
+
+    def _fill(
+        self,
+        shard: ShardIndex,
+        windows: Iterable[tuple[tuple[ShardIndex, str], Tensor | IdanimError]],
+        compute: Callable[[Tensor], Mapping[str, Tensor]],
+        progress: Any,
+    ) -> None:
         tensors: dict[str, Tensor] = {}
         broken: dict[str, str] = {}
-        for key in shard.keys:
+        for (_, key), pixels in windows:
             try:
-                members = shard.read(key, ["mp4"])
-                if "mp4" not in members:
-                    raise IdanimError("no member 'mp4'")
-                computed = compute(self.window.read(members["mp4"]))
+                if isinstance(pixels, IdanimError):
+                    raise pixels
+                computed = compute(pixels)
             except IdanimError as error:
                 log.warning("%s: clip %s is left out: %s", shard.path.name, key, error)
                 broken[key] = str(error)

@@ -87,7 +87,7 @@ class ClipDataModule(LightningDataModule):
         if split not in self._indexed:
             paths = find_shards(self.location, split)
             scanned = [ShardIndex.kept(path) for path in tqdm(paths, desc=f"{split} shards", disable=len(paths) < 50)]
-            self._indexed[split] = [shard for shard in scanned if shard.keys]
+            self._indexed[split] = [shard for shard in scanned if shard.num_clips]
         return self._indexed[split]
 
     def _latents(self) -> LatentFolder:
@@ -136,7 +136,7 @@ class ClipDataModule(LightningDataModule):
         world_size, accumulate = self.trainer.world_size, self.trainer.accumulate_grad_batches
         if self.batch_size % world_size:
             raise IdanimError(f"data.batch_size={self.batch_size} must be a multiple of the {world_size} devices")
-        counts = [len(shard.keys) for shard in self._shards("train")]
+        counts = [shard.num_clips for shard in self._shards("train")]
         dataset = self._dataset("train", ShuffledOrder(counts, self.seed), self.null_text_prob)
         per_step = self.batch_size * accumulate
         sampler = StepSampler(
@@ -150,7 +150,7 @@ class ClipDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[ClipItem] | list[DataLoader[ClipItem]]:
         """A fixed list of clips, the same on every device; none when there are no validation shards."""
-        counts = [len(shard.keys) for shard in self._shards("val")]
+        counts = [shard.num_clips for shard in self._shards("val")]
         if not counts:
             return []
         dataset = self._dataset("val", InOrder(counts), 0.0)
@@ -181,7 +181,7 @@ class ClipDataModule(LightningDataModule):
         Raises:
             IdanimError: the split has no usable clip.
         """
-        counts = [len(shard.keys) for shard in self._shards(split)]
+        counts = [shard.num_clips for shard in self._shards(split)]
         dataset = self._dataset(split, InOrder(counts), 0.0)
         chosen: dict[str, int] = {}
         for number in range(min(sum(counts), 32 * count)):

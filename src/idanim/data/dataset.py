@@ -87,7 +87,7 @@ class ClipDataset(Dataset[ClipItem]):
         self.null_text_prob = null_text_prob
         self.seed = seed
         self.max_broken = max_broken
-        self.total = sum(len(shard.keys) for shard in shards)
+        self.total = sum(shard.num_clips for shard in shards)
         self.broken: Counter[str] = Counter()
         self.unsuited: set[str] = set()
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from braceexpand import braceexpand
 
 from idanim.data.remote import cached, index_file, is_remote, make_local
 from idanim.data.sample import ClipSample, to_members
-from idanim.files import atomic_path, read_json, write_json
+from idanim.files import atomic_path, parse_json, read_text, write_text
 from idanim.types import IdanimError
 
 MAX_MEMBERS = 1_000_000
@@ -32,7 +33,11 @@ MAX_MEMBER_BYTES = {"json": 16 * 2**20}
 """Ending → bytes of one member at most; any other one has pixels in it."""
 SAMPLE_KEY = re.compile(r"(?!.*(^|/)\.?\.?(/|$))[^\x00-\x1f\x7f\\]{1,400}")
 """No part of it is empty, so that no path begins with a slash; dots end a key."""
+DIGEST = re.compile("[0-9a-f]{16}")
+"""It is part of file names."""
 SHARD_NAME = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{6})\.tar$")
+Members = dict[str, dict[str, tuple[int, int]]]
+"""For each key, file extension → (offset, size) in bytes."""
 
 
 def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
@@ -98,7 +103,7 @@ def _local(place: str) -> list[str]:
     paths = [cached(url) for url in braceexpand(place)]
     for path in paths:
         if not index_file(path).is_file():
-            ShardIndex.scan(path)  # at once, while it is there
+            ShardIndex.kept(path)  # at once, while it is there
     return [str(path) for path in paths]
 
 
@@ -128,38 +133,62 @@ def write_shard(path: Path, samples: Iterator[ClipSample] | Sequence[ClipSample]
     return count
 
 
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where each sample's members lie in one tar file.
+class Listing(NamedTuple):
+    """What lies in one tar file.
 
     Attributes:
-        path: the tar file.
         keys: sample keys in the order of the tar.
         members: for each key, file extension → (offset, size) in bytes.
     """
 
-    path: Path
     keys: tuple[str, ...]
-    members: dict[str, dict[str, tuple[int, int]]]
+    members: Members
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where each sample's members lie in one tar file; two of equal digest are equal.
+
+    Attributes:
+        path: the tar file.
+        num_clips: samples in it.
+        digest: names the content of the shard by its members' names, places and sizes.
+        known: what lies in it; None = in a kept file that is read when it is asked for.
+    """
+
+    path: Path
+    num_clips: int
+    digest: str
+    known: Listing | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Sample keys in the order of the tar."""
+        return (self.known or _kept_listing(self)).keys
+
+    @property
+    def members(self) -> Members:
+        """For each key, file extension → (offset, size) in bytes."""
+        return (self.known or _kept_listing(self)).members
 
     @classmethod
     def scan(cls, path: Path) -> ShardIndex:
-        """Read the tar headers.
+        """Read the tar headers; of a URL's shard, what was kept of them.
 
         Raises:
             IdanimError: not a tar file, truncated, or a key that appears twice.
         """
-        if is_remote(path) and (stored := _read_index(path)) is not None:
-            return cls(path, tuple(stored), stored)
+        return cls.kept(path) if is_remote(path) else cls._scan(path)
+
+    @classmethod
+    def _scan(cls, path: Path) -> ShardIndex:
         make_local(path)
         members = cls._members_of(path)
-        if is_remote(path):
-            write_json(index_file(path), members)
-        return cls(path, tuple(members), members)
+        return cls(path, len(members), _digest(members), Listing(tuple(members), members))
 
     @staticmethod
-    def _members_of(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-        members: dict[str, dict[str, tuple[int, int]]] = {}
+    def _members_of(path: Path) -> Members:
+        members: Members = {}
         size = path.stat().st_size
         try:
             with tarfile.open(path, "r:") as tar:
@@ -195,31 +224,29 @@ class ShardIndex:
     def kept(cls, path: Path) -> ShardIndex:
         """As `scan`, whose answer is kept in `index/` beside the shard until the shard's size or time changes.
 
+        Of what was kept only the first line is read here, so that a large dataset starts quickly; the rest where a
+        sample of the shard is wanted. The index of a URL's shard lies in the cache, for the shard may have left it.
+
         Raises:
             IdanimError: see `scan`.
         """
-        if is_remote(path):  # has one of its own, for the shard may have left the cache
-            return cls.scan(path)
-        state = path.stat()
-        stamp = [state.st_size, state.st_mtime_ns]
-        file = path.parent / "index" / f"{path.stem}.json"
+        stamp = _stamp(path)
         try:
-            known = read_json(file)
-            if known["shard"] == stamp:
-                members = _places(known["members"])
-                return cls(path, tuple(members), members)
-        except (OSError, IdanimError, ValueError, KeyError, TypeError, AttributeError):
+            with _kept_file(path).open("rb") as file:
+                head = parse_json(file.readline(1000), str(path))
+            clips, digest = head["clips"], head["digest"]
+            is_count = type(clips) is int and clips in range(MAX_MEMBERS)
+            if head["shard"] == stamp and is_count and DIGEST.fullmatch(digest):
+                return cls(path, clips, digest)
+        except (OSError, IdanimError, KeyError, TypeError):
             pass  # none yet, or a damaged one: the shard says the same
-        index = cls.scan(path)
+        index = cls._scan(path)
+        head = {"shard": stamp, "clips": index.num_clips, "digest": index.digest}
         # Shards may lie where nothing can be written: then they are scanned again next time.
         with suppress(OSError):
-            write_json(file, {"shard": stamp, "members": index.members})
+            write_text(_kept_file(path), f"{json.dumps(head)}\n{json.dumps(index.members)}\n")
+            return replace(index, known=None)
         return index
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the content of the shard by its members' names, places and sizes."""
-        return hashlib.sha256(repr(self.members).encode()).hexdigest()[:16]
 
     def read(self, key: str, extensions: Sequence[str] | None = None) -> dict[str, Any]:
         """Members of one sample as `{"__key__": key, extension: bytes}`; all of them by default."""
@@ -253,14 +280,46 @@ class ShardIndex:
         )
 
 
-def _read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]] | None:
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time of a shard, by which a change is seen; what a URL names does not change."""
+    if is_remote(path):
+        return None
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _kept_file(path: Path) -> Path:
+    return index_file(path) if is_remote(path) else path.parent / "index" / f"{path.stem}.jsonl"
+
+
+@lru_cache(maxsize=32)  # a few more than are mixed with each other, so that memory does not grow with the dataset
+def _kept_listing(index: ShardIndex) -> Listing:
+    """What `ShardIndex.kept` left in the file.
+
+    Raises:
+        IdanimError: the shard is another one by now.
+    """
     try:
-        return _places(read_json(index_file(path)))
+        _, line, *_ = read_text(_kept_file(index.path)).split("\n")
+        members = _places(parse_json(line, str(index.path)))
+        if _digest(members) == index.digest and len(members) == index.num_clips:
+            return Listing(tuple(members), members)
     except (OSError, IdanimError, ValueError, TypeError, AttributeError):
-        return None  # not there or not ours: the shard is looked at again
+        pass  # gone or damaged: the shard says the same
+    scanned = ShardIndex._scan(index.path)
+    if scanned != index or scanned.known is None:
+        raise IdanimError(
+            f"{index.path}: it, or {_kept_file(index.path)}, changed since it was first looked at; "
+            "remove the latter and start again"
+        )
+    return scanned.known
 
 
-def _places(stored: Any) -> dict[str, dict[str, tuple[int, int]]]:
+def _digest(members: Members) -> str:
+    return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+
+
+def _places(stored: Any) -> Members:
     """The members of an index as JSON keeps them.
 
     Raises:

@@ -1,0 +1,37 @@
+"""Reading what comes next while the present is worked on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+
+def read_ahead(items: Iterable[Item], read: Callable[[Item], Read], depth: int) -> Generator[tuple[Item, Read]]:
+    """Each item with what `read` makes of it, in order, read by one thread beside the caller.
+
+    One thread, so that what is read and when depends on the order alone. It helps where both sides compute outside of
+    Python: decoders, kernels and files let go of its lock.
+
+    Args:
+        items: what is read, in this order.
+        read: what the thread does; what it raises is raised here, in the item's turn.
+        depth: so many results are held at most beside the one that is worked on; with 0 nothing is read ahead.
+    """
+    pending: deque[tuple[Item, Future[Read]]] = deque()
+    thread = ThreadPoolExecutor(1, "read ahead")
+    try:
+        for item in items:
+            pending.append((item, thread.submit(read, item)))
+            if len(pending) > depth:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    finally:
+        thread.shutdown(cancel_futures=True)
