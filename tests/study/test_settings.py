@@ -17,7 +17,11 @@ from idanim.study.settings import Settings, changes, training_settings
         ({"loss.loss": None}, {"loss.loss.weight": 0.4}, {"loss.loss": "None → (weight: 0.4)"}),
         ({"loss.a.b": 1, "loss.c": 2}, {"loss": 3}, {"loss": "(a.b: 1, c: 2) → 3"}),
         ({"encoder.size": {}}, {"encoder.size.height": 64}, {}),
-        ({"encoder._target_": "a.A"}, {"encoder._target_": "a.B", "encoder.size": 1}, {"encoder._target_": "a.A → a.B"}),
+        (
+            {"encoder._target_": "a.A"},
+            {"encoder._target_": "a.B", "encoder.size": 1},
+            {"encoder._target_": "a.A → a.B"},
+        ),
         ({"loss": 1}, {"loss_weight": 1, "losses.a": 2}, {}),
         ({"loss.a": 1}, {"loss.a": 1, "loss.b": 2}, {}),
     ],
