@@ -320,3 +320,9 @@ def test_a_missing_value_is_asked_for(tmp_path: Path) -> None:
 def test_settings_of_a_component_that_is_not_chosen_are_refused() -> None:
     with pytest.raises(IdanimError, match="weight: settings of a component that is not chosen"):
         built_or_plain({"weight": 0.4})
+    with pytest.raises(
+        IdanimError, match=r"identity_loss: weight: settings .*; choose identity_loss=arcface, or leave"
+    ):
+        built_or_plain({"weight": 0.4}, "identity_loss")
+    with pytest.raises(IdanimError, match=r"^control: {}: settings .* choose control=rgb or control=scribble, or"):
+        built_or_plain({}, "control")

@@ -16,6 +16,7 @@ from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder, face_id_ad
 from idanim.models.projections import FaceIdPlusProjection
 from idanim.models.resampler import Resampler
 from idanim.pictures import decode_picture
+from idanim.types import IdanimError
 
 SHORT = {"num_frames": 2, "num_inference_steps": 2}
 
@@ -46,6 +47,17 @@ def test_who_is_shown_decides_the_video(tmp_path: Path, files: dict[str, Path], 
     first, second = (sampler.generate([picture], "a woman", 0, settings, "x").frames for picture in pictures)
     assert not np.array_equal(first, second)
     assert np.array_equal(first, sampler.generate([pictures[0]], "a woman", 0, settings, "x").frames)
+
+
+def test_only_the_encoders_that_the_file_takes_must_be_there(files: dict[str, Path]) -> None:
+    no_clip = {**TOY_BACKBONE, "image_encoder": {**TOY_BACKBONE["image_encoder"], "path": "/no/clip"}}
+    sampler, _ = load_sampler(files["portrait"], {}, "cpu", backbone=no_clip)
+    assert isinstance(sampler.encoder, ArcFaceEncoder)
+    with pytest.raises(IdanimError, match=r"encoder\.model\.path='/no/clip': there is no such file"):
+        load_sampler(files["plus"], {}, "cpu", backbone=no_clip)
+    for name in files:
+        with pytest.raises(IdanimError, match=r"backbone\.recogniser='/no/r50\.onnx': there is no such file"):
+            load_sampler(files[name], {}, "cpu", backbone={**TOY_BACKBONE, "recogniser": "/no/r50.onnx"})
 
 
 def test_several_references_stand_side_by_side_and_do_not_disturb_others(

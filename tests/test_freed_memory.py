@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
-from idanim.freed_memory import keep_freed_memory
+from idanim.freed_memory import KEPT_BYTES, keep_freed_memory
+
+LIBRARY, VERSION = platform.libc_ver()
 
 PAGE_FAULTS_OF_FOUR_STEPS = """
 import resource, sys
@@ -34,7 +38,9 @@ def page_faults(way: str) -> int:
     return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+@pytest.mark.skipif(
+    LIBRARY != "glibc" or tuple(map(int, VERSION.split(".")[:2])) < (2, 35), reason="only glibc keeps such large blocks"
+)
 def test_kept_blocks_cost_no_page_faults() -> None:
     assert page_faults("plain") > 1000
     assert page_faults("keep") < 100
@@ -43,3 +49,26 @@ def test_kept_blocks_cost_no_page_faults() -> None:
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     assert not keep_freed_memory()
+
+
+class OlderLibrary:
+    """Where glibc before 2.35 differs: no threshold above half a heap."""
+
+    def __init__(self) -> None:
+        self.taken: dict[int, int] = {}
+
+    def mallopt(self, name: int, value: int) -> int:
+        if name == -3 and value > 32 * 2**20:
+            return 0
+        self.taken[name] = value
+        return 1
+
+
+def test_an_older_library_keeps_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = OlderLibrary()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.31"))
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    assert keep_freed_memory()
+    assert library.taken == {-1: KEPT_BYTES, -3: 32 * 2**20}

@@ -56,6 +56,21 @@ def test_what_trained_the_start_had_a_part(tmp_path):
         assert all(recogniser.part.startswith(part) for recogniser in found)
     (shown,) = used_recognisers(Path(shipped("adapter.safetensors")), config)
     assert shown.file == RECOGNISER.name
+    other = restore("train", {"choices": {"backbone": "public"}, "values": FROM_SCRATCH})
+    (shown,) = used_recognisers(Path(shipped("adapter.safetensors")), other)  # run with another backbone
+    assert shown.file == RECOGNISER.name
+
+
+def test_a_start_that_cannot_be_read_does_not_say_and_stops_nothing(tmp_path, caplog):
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    write_checkpoint(tmp_path / "older.safetensors", choices={"reference": "no_more"})
+    write_checkpoint(tmp_path / "odd.safetensors", adapter=3, identity_loss={"loss": "x"})
+    for name, said in (("damaged", True), ("older", True), ("odd", False)):
+        caplog.clear()
+        values = {"adapter": {"init": str(tmp_path / f"{name}.safetensors"), "init_attention": None}}
+        config = restore("train", {"choices": {"backbone": "toy"}, "values": values})
+        assert used_recognisers(write_checkpoint(tmp_path / "third.safetensors", **values), config) == []
+        assert (f"{name}.safetensors" in caplog.text or "no_more" in caplog.text) == said
 
 
 def test_the_same_file_is_known_by_content_and_by_name(tmp_path):

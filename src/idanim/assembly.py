@@ -44,22 +44,19 @@ class Models(NamedTuple):
 
 def build_models(config: Mapping[str, Any]) -> Models:
     """Build the models of a training configuration; the adapter's fresh weights depend on `seed` alone."""
-    require_files(_weights_of(config))
+    require_files(
+        {
+            "backbone": {"model": config["backbone"]["model"]},
+            "encoder": config["encoder"],
+            "adapter": config["adapter"],
+        }
+    )
     backbone = build(config["backbone"]["model"])
     encoder = build(config["encoder"]["model"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         adapter = build(config["adapter"], backbone=backbone, feature_dim=encoder.feature_dim)
     return Models(backbone, encoder, adapter)
-
-
-def _weights_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes of a training configuration that name weights; those of an adapter file of others have no adapter."""
-    return {
-        "backbone": {"model": config["backbone"]["model"]},
-        "encoder": config["encoder"],
-        "adapter": config.get("adapter", {}),
-    }
 
 
 def build_trainer(
@@ -248,7 +245,7 @@ def _exchange_backbone(config: dict[str, Any], backbone: Mapping[str, Any]) -> N
 def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     """The models of an adapter file that has no configuration stored."""
     file = _runnable(ckpt)  # before the large models are loaded
-    require_files(_weights_of(config))
+    require_files(_needed_around(file, config))
     encoder = _encoder_for(file, config)
     if file.feature_dim != encoder.feature_dim:
         raise IdanimError(
@@ -258,6 +255,13 @@ def _build_around(ckpt: Path, config: Mapping[str, Any]) -> Models:
     backbone = build(config["backbone"]["model"])
     dim_head = config["backbone"]["resampler"]["dim_head"]
     return Models(backbone, encoder, FaceAdapter.of_file(file, backbone, OFFICIAL_SCALE, dim_head))
+
+
+def _needed_around(file: AdapterFile, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of a configuration whose weights `_build_around` loads for an adapter file."""
+    keys = ["model"] if file.projection is ProjectionKind.RESAMPLER else ["model", "recogniser"]
+    encoder = {} if file.projection is ProjectionKind.FACE_ID else config["encoder"]
+    return {"backbone": {key: config["backbone"][key] for key in keys}, "encoder": encoder}
 
 
 def _encoder_for(file: AdapterFile, config: Mapping[str, Any]) -> FaceEncoder:

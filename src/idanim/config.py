@@ -60,16 +60,26 @@ class Run:
     overrides: tuple[str, ...] = ()
 
 
-def build(node: Mapping[str, Any], **kwargs: Any) -> Any:
+def build(node: Mapping[str, Any], group: str | None = None, /, **kwargs: Any) -> Any:
     """Build the component that a config node describes by its `_target_`, with `kwargs` added.
+
+    Args:
+        node: of the configuration.
+        group: config group that chooses the component, where it may be switched off; for the words of an error.
+        kwargs: more arguments of the component.
 
     Raises:
         IdanimError: the component's own complaint, an argument that it does not take, or no `_target_`: settings typed
             for a component that is switched off.
     """
     if "_target_" not in node:
-        given = ", ".join(sorted(map(str, node)))
-        raise IdanimError(f"{given}: settings of a component that is not chosen; choose it, or leave them out")
+        given = ", ".join(sorted(map(str, node))) or "{}"
+        options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")) if group else []
+        names = " or ".join(f"{group}={name}" for name in options if name != "none")
+        raise IdanimError(
+            f"{group + ': ' if group else ''}{given}: settings of a component that is not chosen; "
+            f"choose {names or 'it'}, or leave them out"
+        )
     _refuse_interpolations(node, str(node.get("_target_")))
     try:
         return instantiate(dict(node), _convert_="all", **kwargs)
@@ -91,9 +101,12 @@ def _refuse_interpolations(node: Any, where: str) -> None:
         raise IdanimError(f"{where}={node[:80]!r}: '${{' can't be part of a setting here; write it without")
 
 
-def built_or_plain(value: Any) -> Any:
-    """What a config node with a `_target_` gives, for instance a path inside the package; any other value as it is."""
-    return build(value) if isinstance(value, Mapping) else value
+def built_or_plain(value: Any, group: str | None = None) -> Any:
+    """What a config node with a `_target_` gives, for instance a path inside the package; any other value as it is.
+
+    `group` as in `build`.
+    """
+    return build(value, group) if isinstance(value, Mapping) else value
 
 
 def program(

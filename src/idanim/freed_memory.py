@@ -6,13 +6,14 @@ import ctypes
 import os
 import platform
 
-LARGEST_KEPT_BYTES = 64 * 2**20
+LARGEST_KEPT_BYTES = (64 * 2**20, 32 * 2**20)
+"""Tried in this order: glibc before 2.35 may take no more than the second."""
 KEPT_BYTES = 2**30
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed: up to `KEPT_BYTES`, of blocks up to `LARGEST_KEPT_BYTES`.
+    """Let the C library keep what is freed: up to `KEPT_BYTES`, of blocks up to one of `LARGEST_KEPT_BYTES`.
 
     glibc gives every block above some megabytes back to the system at once. On a CPU each step of a model asks for
     the same blocks again, and the system clears them page by page, which may take longer than what is computed.
@@ -23,4 +24,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    is_kept = bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    return any(mallopt(_MMAP_THRESHOLD, size) for size in LARGEST_KEPT_BYTES) and is_kept

@@ -387,5 +387,5 @@ def _control_network(node: Any, sampler: Sampler) -> Any:
     """The control network where the backbone is, in its type; None without one."""
     if node is None:
         return None
-    network = build(node).to(sampler.backbone.dtype)
+    network = build(node, "control").to(sampler.backbone.dtype)
     return network if sampler.offload_from else network.to(sampler.backbone.device)

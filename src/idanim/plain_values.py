@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from idanim.types import IdanimError
 
-PATH_KEYS = (
+TYPED_PATHS = (
     "input",
     "output",
     "ckpt",
@@ -32,7 +32,7 @@ PATH_KEYS = (
     "protocol.inception",
 )
 TEXT_KEYS = (
-    *PATH_KEYS,
+    *TYPED_PATHS,
     "prompt",
     "faces.pack",
     "sampling.negative_prompt",
@@ -95,7 +95,7 @@ def name_jobs_by_what_varies(arguments: Iterable[str]) -> list[str]:
 def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     assignment = f"{key}={value}"
     is_list = value.startswith("[") and value.endswith("]")
-    if value == "" and key.lstrip("+") in PATH_KEYS:
+    if value == "" and key.lstrip("+") in TYPED_PATHS:
         raise IdanimError(f"{key}= is empty: a path is needed (an unset variable of the shell?)")
     if value in ("", "null"):
         return assignment
@@ -106,7 +106,7 @@ def _plain_assignment(key: str, value: str, sweeping: bool) -> str:
     if value[0] in "'\"" and value[0] == value[-1] and override is not None and isinstance(override.value(), str):
         return assignment  # quoted by the user, or by this function in the process that started this one
     if key.lstrip("+") in TEXT_KEYS and not is_list:
-        is_path = key.lstrip("+") in PATH_KEYS and "://" not in value  # of a URL a slash would be lost
+        is_path = key.lstrip("+") in TYPED_PATHS and "://" not in value  # of a URL a slash would be lost
         return f"{key}={_quote(str(Path(value).expanduser()) if is_path else value)}"
     if override is None and is_list:
         return f"{key}=[{','.join(_quote(item.strip()) for item in value[1:-1].split(','))}]"

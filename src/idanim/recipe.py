@@ -16,6 +16,7 @@ from idanim.config import Run, built_or_plain, restore, storable
 from idanim.files import sha256
 from idanim.generation.sampler import SamplingSettings
 from idanim.metrics.videos import read_record
+from idanim.models.required_files import MODEL_PATHS
 from idanim.types import IdanimError
 
 PACKAGES = ("idanim", "torch", "diffusers", "transformers", "numpy", "pillow", "av")
@@ -29,7 +30,7 @@ _NOT_OF_ONE_VIDEO: dict[str, Any] = {
     "sweep": None,
     "formats": [],
 }
-_PATH_KEYS = ("path", "base", "motion", "vae", "tokenizer", "folder", "root", "images")
+_PATH_KEYS = (*MODEL_PATHS, "folder", "root", "images")
 _OF_TRAINING = ("shards",)
 """Defaults of a backbone that no video reads; a recipe says them the same whether or not such a folder is there."""
 

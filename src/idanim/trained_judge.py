@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from idanim.faces.engine import FaceEngine
 from idanim.files import sha256
 from idanim.models.adapter_file import ProjectionKind, read_adapter_file
 from idanim.models.checkpoint import NoStoredConfigError, read_adapter
-from idanim.toyworld.shipped import is_shipped
+from idanim.toyworld.shipped import is_shipped, shipped
+from idanim.types import IdanimError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,32 +56,44 @@ def used_recognisers(ckpt: Path, config: Mapping[str, Any]) -> list[UsedRecognis
 
 def _trained_by(ckpt: Path, config: Mapping[str, Any]) -> list[tuple[Any, str]]:
     """Path of the recogniser in the loss that trained an adapter, and its part."""
-    if is_shipped(str(_place(ckpt))):
-        return [(config["backbone"]["recogniser"], "trained it (the toy world's adapter)")]
-    if "identity_loss" in config and config["identity_loss"]["loss"]:
-        return [(config["identity_loss"]["loss"]["recogniser"]["path"], "trained it (identity_loss)")]
-    return []
+    if is_shipped(str(ckpt)):  # whatever backbone it is run with now
+        return [(shipped("faces/recogniser_a.onnx"), "trained it (the toy world's adapter)")]
+    path = _at(config, "identity_loss", "loss", "recogniser", "path")
+    return [] if path is None else [(path, "trained it (identity_loss)")]
 
 
 def _behind_start(config: Mapping[str, Any], seen: set[Path]) -> list[tuple[Any, str]]:
-    """The same of the adapters that training started from, as far as their files are there and say it."""
+    """The same of the adapters that training started from, as far as their files are there and say it.
+
+    The videos don't need these files, so one that can't be read is no error.
+    """
     found = []
-    adapter = config.get("adapter", {})
     for key in ("init", "init_attention"):
-        start = adapter.get(key)
+        start = _at(config, "adapter", key)
         path = None if start is None else _place(Path(str(built_or_plain(start))))
         if path is None or path in seen or not path.is_file():
             continue
         seen.add(path)
         try:
             own = restore("train", read_adapter(path).config)
+            found += [
+                (file, f"{part}, from which training started (adapter.{key})") for file, part in _trained_by(path, own)
+            ]
+            found += _behind_start(own, seen)
         except NoStoredConfigError:
             continue
-        found += [
-            (file, f"{part}, from which training started (adapter.{key})") for file, part in _trained_by(path, own)
-        ]
-        found += _behind_start(own, seen)
+        except (IdanimError, OSError) as error:
+            _log.warning(
+                "which recogniser trained what training started from (adapter.%s) is not known: %s", key, error
+            )
     return found
+
+
+def _at(node: Any, *keys: str) -> Any:
+    """What lies under nested keys; None where something on the way is missing."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
 
 
 def _place(path: Path) -> Path:

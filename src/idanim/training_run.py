@@ -40,7 +40,7 @@ def train(run: Run) -> None:
         check_resumable(Path(ckpt))
         log.info("going on from %s", ckpt)
     build_data = _data_builder(config, _face_finder(config))
-    losses = {name: built_or_plain(config[name]["loss"]) for name in ("identity_loss", "face_weight")}
+    losses = {name: built_or_plain(config[name]["loss"], name) for name in ("identity_loss", "face_weight")}
     models = build_models(config)  # once all that is small is known to be right
     data = build_data(models)
     module = build(

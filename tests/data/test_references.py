@@ -22,11 +22,11 @@ META = make_sample(1, clip=0, num_clips=3).meta
 def test_sizes_that_are_none_are_refused():
     for bad in (0, -1, 1.5):
         with pytest.raises(IdanimError, match=f"pool_size={bad}: expected 1 or more"):
-            references.from_pool(bad)
+            references.checked_random_reference(bad)
         with pytest.raises(IdanimError, match=f"num_references={bad}: expected 1 or more"):
-            references.several(bad)
-    assert references.from_pool(2)(META, rng()) == references.random_reference(META, rng(), 2)
-    assert references.several(4)(META, rng()) == references.multi(META, rng(), 4)
+            references.checked_multi(bad)
+    assert references.checked_random_reference(2)(META, rng()) == references.random_reference(META, rng(), 2)
+    assert references.checked_multi(4)(META, rng()) == references.multi(META, rng(), 4)
 
 
 def test_first_frame_takes_the_whole_frame() -> None:

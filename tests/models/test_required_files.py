@@ -34,6 +34,8 @@ def test_public_files_come_with_the_command_that_gets_them(tmp_path: Path) -> No
     with pytest.raises(IdanimError) as error:
         require_files({"backbone": {"model": config["backbone"]["model"]}, "adapter": config["adapter"]})
     assert f"`python -m idanim.weights pull motion-v2 plus-face --folder {folder}`" in str(error.value)
+    with pytest.raises(IdanimError, match=r"--folder '/no/my weights'`"):
+        require_files({"path": "/no/my weights/IP-Adapter/models/image_encoder"})
     (folder / "stable-diffusion-v1-5").rmdir()
     with pytest.raises(IdanimError, match=r"pull sd15-unet sd15-unet-config .*motion-v2 image-encoder "):
         require_files({"backbone": {"model": config["backbone"]["model"]}, "encoder": config["encoder"]})

@@ -1,10 +1,15 @@
 import functools
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
-from idanim.toyworld.make_videos import film, film_into, write_videos
+from idanim.toyworld.make_videos import ToyVideo, film, film_into, main, write_videos
+from idanim.types import IdanimError
 from idanim.video import read_frames
 
 
@@ -40,3 +45,30 @@ def test_two_processes_film_the_same(tmp_path: Path) -> None:
     assert len(one) == 36
     assert [path.name for path in one] == [path.name for path in two]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+
+
+def tell_threads_then_die(folder: Path, only: slice) -> list[ToyVideo]:
+    if only.start:
+        os._exit(9)
+    (folder / "threads").write_text(str(torch.get_num_threads()))
+    return []
+
+
+def test_a_process_has_one_thread_and_its_loss_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.raises(IdanimError, match=r"out is not made: a process was lost.*fewer --workers"):
+        film_into(tmp_path / "out", 17, functools.partial(tell_threads_then_die, tmp_path), workers=1)
+    assert (tmp_path / "threads").read_text() == "1"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("typed", ["--people=0", "--clips=-1", "--frames=0", "--size=0", "--size=33", "--workers=0"])
+def test_counts_that_are_none_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_videos", str(tmp_path / "out"), "--workers=2", typed])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "expected" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

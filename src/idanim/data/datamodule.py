@@ -16,8 +16,8 @@ from idanim.data.landmarks import FaceFinder, LandmarkFolder
 from idanim.data.latents import LatentFolder, VideoEncoder
 from idanim.data.order import InOrder, Order, ShuffledOrder, StepSampler
 from idanim.data.references import ReferenceStrategy
-from idanim.data.shards import ShardIndex, find_shards
-from idanim.types import ClipBatch, IdanimError, without_secrets
+from idanim.data.shards import ShardIndex, find_shards, require_clips
+from idanim.types import ClipBatch, IdanimError
 
 
 class ClipDataModule(LightningDataModule):
@@ -106,8 +106,7 @@ class ClipDataModule(LightningDataModule):
         Raises:
             IdanimError: no training clips, or too many that can't be read.
         """
-        if not self._shards("train"):
-            raise IdanimError(without_secrets(f"data.shards={self.location!r}: no training clip in it"))
+        require_clips(self._shards("train"), self.location)
         if self.trainer is not None:
             self.encoder.to(self.trainer.strategy.root_device)
         landmarks = self._landmarks()

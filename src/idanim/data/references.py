@@ -46,7 +46,7 @@ def random_reference(meta: ClipMeta, rng: np.random.Generator, pool_size: int | 
     return [_pick(pool, rng, meta, "a face pool")]
 
 
-def from_pool(pool_size: int | None = None) -> ReferenceStrategy:
+def checked_random_reference(pool_size: int | None = None) -> ReferenceStrategy:
     """`random_reference` with a checked size of the pool.
 
     Raises:
@@ -57,7 +57,7 @@ def from_pool(pool_size: int | None = None) -> ReferenceStrategy:
     return partial(random_reference, pool_size=pool_size)
 
 
-def several(num_references: int = 3) -> ReferenceStrategy:
+def checked_multi(num_references: int = 3) -> ReferenceStrategy:
     """`multi` with a checked number of references.
 
     Raises:

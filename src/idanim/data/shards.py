@@ -25,7 +25,7 @@ from braceexpand import braceexpand
 from idanim.data.remote import cached, index_file, is_remote, make_local
 from idanim.data.sample import ClipSample, to_members
 from idanim.files import atomic_path, parse_json, read_text, write_text
-from idanim.types import IdanimError
+from idanim.types import IdanimError, without_secrets
 
 MAX_MEMBERS = 1_000_000
 MAX_PIXEL_BYTES = 2**30
@@ -88,8 +88,18 @@ def require_shards(location: str | Sequence[str] | None) -> None:
         IdanimError: see `find_shards`, or there are no training clips among them.
     """
     places = [location] if isinstance(location, str) else list(location or ())
-    if not any("://" in place for place in places) and not find_shards(location, "train"):
-        raise IdanimError(f"data.shards={location!r}: no training clip in it")
+    if not any("://" in place for place in places):
+        require_clips(find_shards(location, "train"), location)
+
+
+def require_clips(found: Sequence[object], location: str | Sequence[str] | None) -> None:
+    """Refuse data in which nothing to train on was found.
+
+    Raises:
+        IdanimError: `found` is empty.
+    """
+    if not found:
+        raise IdanimError(without_secrets(f"data.shards={location!r}: no training clip in it"))
 
 
 def _local(place: str) -> list[str]:

@@ -244,8 +244,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 def is_short(query: Tensor, key: Tensor) -> bool:
     """Whether two plain matrix products replace a fused kernel, which works in tiles of 32 to 128 queries and keys.
 
-    Measured by `benchmarks/kernels.py`. A motion module has 16 of each, in the toy world 8. With gradients or not is
-    what matters, too.
+    Measured by `benchmarks/kernels.py`. A motion module has 16 of each, in the toy world 8. Which kernel is faster
+    also depends on whether there are gradients.
 
     Args:
         query: [B, H, S, d].

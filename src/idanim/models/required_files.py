@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from idanim.models.catalogue import CATALOGUE
 from idanim.types import IdanimError
 
-PATH_KEYS = ("path", "base", "motion", "vae", "tokenizer", "init", "init_attention")
+MODEL_PATHS = ("path", "base", "motion", "vae", "tokenizer", "init", "init_attention")
 """Keys of models whose value is a file or folder of weights; null is none."""
+_PATHS_HERE = (*MODEL_PATHS, "recogniser")  # no model's key: of a face engine it may also be a name
 
 
 def require_files(nodes: Mapping[str, Any]) -> None:
@@ -37,7 +39,7 @@ def _missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, P
             yield from ((f"{name}.{file}", Path(file)) for file in value or () if not _is_there(file))
         elif isinstance(value, Mapping):
             yield from _missing(value, f"{name}.")
-        elif key in PATH_KEYS and isinstance(value, str) and not _is_there(value):
+        elif key in _PATHS_HERE and isinstance(value, str) and not _is_there(value):
             yield name, Path(value)
 
 
@@ -56,7 +58,7 @@ def _advice(missing: list[Path]) -> str:
             if tails:
                 by_folder.setdefault(Path(*path.parts[: -len(tails[0].parts)]), []).append(file.name)
     commands = [
-        f"`python -m idanim.weights pull {' '.join(dict.fromkeys(names))} --folder {folder}`"
+        f"`python -m idanim.weights pull {' '.join(dict.fromkeys(names))} --folder {shlex.quote(str(folder))}`"
         for folder, names in by_folder.items()
     ]
     return f". Download what is public: {'; '.join(commands)} (docs/weights.md)" if commands else ""

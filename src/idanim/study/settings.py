@@ -17,6 +17,7 @@ DONE = "done.json"
 OF_PLACE = ("output", "ckpt", "seed", "study")
 """Settings that the folder of a run says, or that are no settings."""
 SHOWN = 6
+_NOTHING = object()
 
 Settings = dict[str, Any]
 
@@ -55,6 +56,8 @@ def _evaluation_settings(arguments: tuple[str, ...]) -> Settings:
 def _settings(run: Run) -> Settings:
     stored = storable(run)
     flat = _flat({**stored["values"], **{f"{group} (option)": name for group, name in stored["choices"].items()}})
+    # What a conf file builds is a setting like the others, but no part of what a checkpoint may say.
+    flat |= {key: value for key, value in _flat(run.config).items() if key.split(".")[-1] == "_target_"}
     kept = {key: value for key, value in flat.items() if key.split(".")[0] not in OF_PLACE}
     return json.loads(json.dumps(kept, default=str))
 
@@ -72,9 +75,29 @@ def recorded(folder: Path) -> Settings | None:
 
 
 def changes(before: Settings, now: Settings) -> dict[str, str]:
-    """What differs: key → "0.1 → 0.2". Keys that one version does not have yet, or no more, make no difference."""
-    both = sorted(before.keys() & now.keys())
-    return {key: f"{before[key]} → {now[key]}" for key in both if before[key] != now[key]}
+    """What differs: key → "0.1 → 0.2". Keys that one version does not have yet, or no more, make no difference.
+
+    A value in place of a group of keys, or the other way round (a loss switched on), is a difference of the group.
+    """
+    changed = {}
+    for key in sorted(before.keys() | now.keys()):
+        then, since = _held(before, key), _held(now, key)
+        groups = isinstance(then, dict) and isinstance(since, dict)  # an empty one got keys, or lost them
+        if then != since and _NOTHING not in (then, since) and not groups:
+            changed[key] = f"{_shown(then)} → {_shown(since)}"
+    return changed
+
+
+def _held(settings: Settings, key: str) -> Any:
+    """The value of a key, or all that lies under it; `_NOTHING` where there is neither."""
+    if key in settings:
+        return settings[key]
+    below = {name.removeprefix(f"{key}."): value for name, value in settings.items() if name.startswith(f"{key}.")}
+    return below or _NOTHING
+
+
+def _shown(value: Any) -> str:
+    return f"({in_words({name: str(held) for name, held in value.items()})})" if isinstance(value, dict) else str(value)
 
 
 def in_words(changed: Mapping[str, str]) -> str:

@@ -10,8 +10,10 @@ import functools
 import json
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from idanim.freed_memory import keep_freed_memory
 from idanim.toyworld.captions import caption, looks
 from idanim.toyworld.people import ACTIONS, Scene, sample_identities, sample_scene
 from idanim.toyworld.renderer import locate, render
-from idanim.types import UInt8Array
+from idanim.types import IdanimError, UInt8Array
 from idanim.video_encoding import encode_mp4
 
 FPS = 8.0
@@ -104,17 +106,30 @@ def film_into(folder: Path, num_clips: int, make: Callable[[slice], list[ToyVide
         folder: new.
         num_clips: how many there are.
         make: films a slice of them; must pickle.
-        workers: processes.
+        workers: processes, each of one thread.
+
+    Raises:
+        IdanimError: a process was lost; the folder does not appear.
     """
     partial = _new_partial(folder)
     parts = [slice(start, start + CLIPS_AT_ONCE) for start in range(0, num_clips, CLIPS_AT_ONCE)]
     # Spawned, not forked: torch has threads, which a forked child would inherit half-alive.
     context = multiprocessing.get_context("spawn")
     bar = tqdm(desc="film", unit="video", total=num_clips)
-    with bar, ProcessPoolExecutor(min(workers, len(parts)), context, keep_freed_memory) as pool:
-        for number in pool.map(functools.partial(_film_and_write, partial, make), parts):
-            bar.update(number)
+    try:
+        with bar, ProcessPoolExecutor(min(workers, len(parts)), context, _start_worker) as pool:
+            for number in pool.map(functools.partial(_film_and_write, partial, make), parts):
+                bar.update(number)
+    except BrokenProcessPool as error:
+        raise IdanimError(
+            f"{folder} is not made: a process was lost, perhaps for want of memory; try fewer --workers"
+        ) from error
     partial.rename(folder)
+
+
+def _start_worker() -> None:
+    keep_freed_memory()
+    torch.set_num_threads(1)  # or each would take all cores
 
 
 def _film_and_write(folder: Path, make: Callable[[slice], list[ToyVideo]], only: slice) -> int:
@@ -136,24 +151,36 @@ def _write(folder: Path, videos: Iterable[ToyVideo]) -> None:
         (folder / f"{video.name}.json").write_text(json.dumps(video.facts), encoding="utf-8")
 
 
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 1 or more")
+    return number
+
+
 def main() -> None:
     """Write videos from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--people", type=int, default=64)
-    parser.add_argument("--clips", type=int, default=3, help="of each person")
-    parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
+    parser.add_argument("--people", type=_count, default=64)
+    parser.add_argument("--clips", type=_count, default=3, help="of each person")
+    parser.add_argument("--frames", type=_count, default=16)
+    parser.add_argument("--size", type=_count, default=128, help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=LARGEST_TRAINING_SEED + 1)
-    parser.add_argument("--workers", type=int, default=1, help="processes; the videos are the same for any number")
+    parser.add_argument("--workers", type=_count, default=1, help="processes; the videos are the same for any number")
     arguments = parser.parse_args()
+    if arguments.size % 2:
+        parser.error(f"--size {arguments.size}: expected an even number of pixels, as H.264 needs")
     if arguments.folder.is_dir() and any(arguments.folder.iterdir()):
         print(f"{arguments.folder} is there already")
         return
     sizes = (arguments.people, arguments.clips, arguments.frames, arguments.size, arguments.seed)
     make = functools.partial(film, *sizes)
     if arguments.workers > 1:
-        film_into(arguments.folder, arguments.people * arguments.clips, make, arguments.workers)
+        try:
+            film_into(arguments.folder, arguments.people * arguments.clips, make, arguments.workers)
+        except IdanimError as error:
+            sys.exit(f"error: {error}")
     else:
         keep_freed_memory()
         write_videos(arguments.folder, make())

@@ -13,5 +13,5 @@ def shipped(name: str) -> str:
 
 
 def is_shipped(path: str) -> bool:
-    """Whether a path is a part of the shipped weights."""
-    return Path(path).is_relative_to(WEIGHTS_DIR)
+    """Whether a path leads to a part of the shipped weights, over links or not."""
+    return Path(path).expanduser().resolve().is_relative_to(WEIGHTS_DIR.resolve())
