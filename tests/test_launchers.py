@@ -53,6 +53,7 @@ def test_jobs_on_this_machine_share_its_cores(tmp_path: Path) -> None:
     assert [(job["scale"], job["threads"]) for job in jobs] == [(0.5, share), (1.0, share)]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_signed_urls_shows_no_signature(tmp_path: Path) -> None:
     script = tmp_path / "note.py"
     script.write_text(PROGRAM)

@@ -82,7 +82,7 @@ def test_a_wrong_key_is_not_taken_for_a_folder_without_hashes(
     (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  train-000000.tar\n")
     server.faults = {name: list(statuses) for name, statuses in refused.items()}
     url = f"{server.url}/train-000000.tar"
-    with pytest.raises(IdanimError, match="40[13]"):
+    with pytest.raises(IdanimError, match=r"40[13]"):
         find_shards(url, "train")
     with pytest.raises(IdanimError, match="its SHA-256 is not that in SHA256SUMS"):  # now with the right key
         find_shards(url, "train")
