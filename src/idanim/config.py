@@ -1,4 +1,4 @@
-"""The command line and the configuration: with `plain_values`, the only place that knows Hydra.
+"""The command line and the configuration: with `plain_values` and `sweep_jobs`, the only place that knows Hydra.
 
 An entry point is a function of one `Run`, decorated with `@program("<config name>")`. What a user types
 is quoted where Hydra's grammar would stumble, checked against the known keys, composed, and turned into
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import logging
 import os
 import re
 import subprocess
@@ -26,28 +24,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, InstantiationException
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import idanim.sweep_jobs  # noqa: F401 (conf/ asks it for names)
 from idanim.freed_memory import keep_freed_memory
 from idanim.plain_values import ASSIGNMENT, name_jobs_by_what_varies, plain_arguments
-from idanim.types import CUT_QUERY, IdanimError, StoppedBySignalError, without_secrets
+from idanim.types import IdanimError, StoppedBySignalError, without_secrets
 
 CONF_DIR = next(path for path in (Path(__file__).parents[2] / "conf", Path(__file__).parent / "conf") if path.is_dir())
 NO_REPORTS = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 """Libraries report nothing of their use, unless the environment says otherwise; W&B has its own setting, `logger=`."""
-
-LAUNCHERS = (
-    "hydra._internal.core_plugins.basic_launcher",
-    "hydra_plugins.hydra_joblib_launcher._core",
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
-)
-"""Of Hydra: their loggers."""
 
 
 @dataclass(frozen=True)
@@ -150,25 +139,6 @@ def program(
     return decorate
 
 
-class HideSecrets(Callback):
-    """Keeps the queries of URLs out of what Hydra and its launchers print of the command lines of jobs."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before a launcher tells of any job."""
-        for launcher in LAUNCHERS:
-            logging.getLogger(launcher).addFilter(_hide_secrets)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Before Hydra tells of it."""
-        job_return.overrides = [without_secrets(override) for override in job_return.overrides or ()]
-
-
-def _hide_secrets(record: logging.LogRecord) -> bool:
-    """Of a message in the log; all of them pass."""
-    record.msg, record.args = without_secrets(record.getMessage()), None
-    return True
-
-
 def _start_run(cfg: DictConfig) -> Run:
     hydra_config = HydraConfig.get()
     runtime = hydra_config.runtime
@@ -218,41 +188,6 @@ def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path, overrides: t
     assert isinstance(config, dict)
     chosen = {k: v for k, v in choices.items() if not k.startswith("hydra") and isinstance(v, str)}
     return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha(), overrides)
-
-
-def sweep_name() -> str | None:
-    """Name of the folder of the sweep that this process runs a job of; None outside of one."""
-    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
-    return Path(hydra_cfg.sweep.dir).name if hydra_cfg and hydra_cfg.mode == RunMode.MULTIRUN else None
-
-
-def varied_values() -> list[str]:
-    """What tells this job of a sweep from the others, as "key=value" without secrets; [] outside of one."""
-    return [without_secrets(text) for text in _varied_overrides()] if sweep_name() is not None else []
-
-
-def job_folder() -> str:
-    """Name of the folder of this job of a sweep; a hash of a whole URL stands for what is cut out of it."""
-    return ",".join(_nameable(text) for text in sorted(_varied_overrides()))
-
-
-def _nameable(override: str) -> str:
-    shown = without_secrets(override)
-    if shown == override:
-        return override
-    return f"{shown.replace(CUT_QUERY, '')}~{hashlib.sha256(override.encode()).hexdigest()[:8]}"
-
-
-def _varied_overrides() -> list[str]:
-    job, typed = HydraConfig.get().job, HydraConfig.get().overrides.task
-    shared = set(job.config.override_dirname.exclude_keys)
-    overrides = OverridesParser.create().parse_overrides(list(typed))
-    return [str(override.input_line) for override in overrides if override.key_or_group not in shared]
-
-
-OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-OmegaConf.register_new_resolver("varied_values", varied_values, replace=True)
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:

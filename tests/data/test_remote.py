@@ -103,7 +103,9 @@ def test_what_is_no_url_of_a_file_is_told(url: str) -> None:
     assert "secret" not in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["s3://bkt/f/a#1.tar", "s3://bkt/f/a.tar?versionId=1", "gs://bkt/a.tar#1"])
+@pytest.mark.parametrize(
+    "url", ["s3://bkt/f/a#1.tar", "s3://bkt/f/a.tar?versionId=1", "gs://bkt/a.tar#1", "s3://bkt/a.tar?"]
+)
 def test_what_would_share_a_place_in_the_cache_is_refused(url: str) -> None:
     with pytest.raises(IdanimError, match=r"has \? or # in it, which only URLs of http may have"):
         find_shards(url, "train")

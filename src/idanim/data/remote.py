@@ -104,7 +104,7 @@ def cached(url: str) -> Path:
         parts = urlsplit(url)
     except ValueError as error:
         raise IdanimError(f"{told} is no URL ({error})") from None
-    if (parts.query or parts.fragment) and not HTTP.search(url):
+    if re.search(r"[?#]", url) and not HTTP.search(url):
         raise IdanimError(f"{told} has ? or # in it, which only URLs of http may have; give the shard another name")
     folder, _, name = parts.path.rpartition("/")
     if not name:
@@ -113,7 +113,7 @@ def cached(url: str) -> Path:
     path = cache_folder() / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     if not _url_file(path).is_file():
         has_secret = bool(parts.query) or "@" in parts.netloc
-        write_text(_url_file(path), urlunsplit(parts._replace(fragment="")), 0o600 if has_secret else 0o666)
+        write_text(_url_file(path), url.partition("#")[0], 0o600 if has_secret else 0o666)
     return path
 
 
