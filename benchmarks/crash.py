@@ -7,7 +7,8 @@ drawn at random over its run time, and run to its end. After every kill all file
 weights, figures, shards and videos must be those of the first run, bit for bit. The processes are forked from one that
 has loaded the libraries, so that moments fall into the work.
 
-`crash.json` is written after every round; `--seconds` and SIGTERM end the work with what is there.
+`crash.json` is written after every round; `--seconds` and SIGTERM end the work with what is there. The exit status is 0
+only if every program was killed, at least once, and left what it should.
 """
 
 from __future__ import annotations
@@ -202,19 +203,14 @@ def told(status: int | None, log: Path) -> str:
 # -------------------------------------------------------------------------------------- side by side
 
 
-def save(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(path)
-
-
 def in_a_process(act: Callable[[], Any], result: Path) -> multiprocessing.Process:
     """Do it beside; what comes of it is written to a file. SIGTERM ends it and its program."""
 
     def body() -> None:
+        from idanim.files import write_json  # not above: what it loads wants the environment as `main` sets it
+
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        save(result, act())
+        write_json(result, act())
 
     process = multiprocessing.get_context("fork").Process(target=body)
     process.start()
@@ -263,17 +259,13 @@ def collect(work: Work, number: int, result: Path) -> None:
 def crash(works: list[Work], jobs: int, seed: int, end: float, report: Callable[[str, int], None]) -> None:
     """Kill all programs as often as wanted, evenly, so many side by side, up to the end of the time."""
     running: dict[int, tuple[multiprocessing.Process, Work, int, Path]] = {}
-    ended = "all kills done"
     with sigterm() as came:
-        while True:
+        while not came and time.monotonic() < end:
             startable = sorted((work for work in works if work.may_start(end)), key=lambda work: work.share)
             if startable and len(running) < jobs:
                 process, number, result = begin(startable[0], seed, end)
                 running[process.sentinel] = (process, startable[0], number, result)
                 continue
-            if came or time.monotonic() > end:
-                ended = "SIGTERM" if came else "time is up"
-                break
             if not running:
                 break
             for sentinel in wait(list(running), timeout=0.2):
@@ -285,9 +277,24 @@ def crash(works: list[Work], jobs: int, seed: int, end: float, report: Callable[
             process.terminate()
         for process, *_ in running.values():
             process.join()
-    if ended == "all kills done" and any(work.share < 1 for work in works):
-        ended = "time is up" if time.monotonic() + 2 * max(work.seconds or 0 for work in works) > end else "failures"
-    report(ended, len(running))
+    report(ending(works, bool(came), end), len(running))
+
+
+def ending(works: list[Work], is_told: bool, end: float) -> str:
+    """Why no more is started: "all kills done", "SIGTERM", "time is up" or "failures"."""
+    if all(work.tally.kills >= work.kills and not work.planned for work in works):
+        return "all kills done"
+    if is_told:
+        return "SIGTERM"
+    return "time is up" if time.monotonic() + 2 * max(work.seconds or 0 for work in works) > end else "failures"
+
+
+def shortcomings(works: list[Work], state: str) -> list[str]:
+    """Why the programs do not pass: faults, a program that was never killed, an end that nobody asked for."""
+    faults = [work for work in works if work.tally.differing or work.tally.broken or work.tally.failed]
+    texts = [f"{work.program.name}: not as it should be, see above" for work in faults]
+    texts += [f"{work.program.name}: never killed, so nothing is known of it" for work in works if not work.tally.kills]
+    return texts + ([f"not all kills were done: {state}"] if state == "failures" else [])
 
 
 def table(works: list[Work]) -> str:
@@ -321,7 +328,7 @@ def prepare(output: Path, people: int) -> tuple[Path, Path]:
     return videos, shards
 
 
-def options_of_the_command_line() -> argparse.Namespace:
+def options_of_the_command_line(arguments: list[str] | None = None) -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of all programs together")
@@ -331,7 +338,16 @@ def options_of_the_command_line() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="rounds side by side")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long, with what is there")
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    known = [program.name for program in programs(Path(), Path())]
+    options.programs = options.programs.split(",")
+    if unknown := [name for name in options.programs if name not in known]:
+        parser.error(f"--programs: there is no {', '.join(map(repr, unknown))}; known: {','.join(known)}")
+    if options.kills < len(options.programs):
+        parser.error(f"--kills {options.kills}: at least one for each of the {len(options.programs)} programs")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: at least 1")
+    return options
 
 
 def main() -> None:
@@ -351,10 +367,11 @@ def main() -> None:
     import idanim.evaluation
     import idanim.previews
     import idanim.training.callbacks  # noqa: F401 (loaded once, before all forks)
+    from idanim.files import write_json
 
     torch.set_num_threads(1)
     videos, shards = prepare(output, options.people)
-    chosen = [program for program in programs(shards, videos) if program.name in options.programs.split(",")]
+    chosen = [program for program in programs(shards, videos) if program.name in options.programs]
     works = []
     for number, program in enumerate(chosen):
         (output / program.name).mkdir()
@@ -365,7 +382,7 @@ def main() -> None:
         total = sum(work.tally.kills for work in works)
         figures = {"kills": total, "jobs": options.jobs, "seconds": round(time.monotonic() - began, 1), "state": state}
         tallies = {work.program.name: asdict(work.tally) for work in works}
-        save(output / "crash.json", figures | {"rounds_cut_off": cut_off, "programs": tallies})
+        write_json(output / "crash.json", figures | {"rounds_cut_off": cut_off, "programs": tallies})
 
     crash(works, options.jobs, options.seed, began + options.seconds, report)
     figures = json.loads((output / "crash.json").read_text())
@@ -375,7 +392,7 @@ def main() -> None:
             **figures
         )
     )
-    sys.exit(any(work.tally.differing or work.tally.broken or work.tally.failed for work in works))
+    sys.exit("\n".join(shortcomings(works, figures["state"])) or 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from idanim.config import (
@@ -120,6 +122,32 @@ def test_jobs_are_named_by_what_varies() -> None:
     (override,) = name_jobs_by_what_varies(arguments)
     assert parsed(override) == ["data.shards", "trainer"]
     assert name_jobs_by_what_varies(arguments[1:2]) == []
+
+
+def test_jobs_over_signed_urls_are_told_apart_without_a_signature() -> None:
+    folders = []
+    for secret in ("SECRET1", "SECRET2"):
+        job = [f'data.shards=["https://host/a.tar?sig={secret}"]', "adapter.scale=0.5", "+trainer.x=1"]
+        shared = "hydra.job.config.override_dirname.exclude_keys=[trainer.x]"
+        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            overrides = [*job, "logger=wandb", shared, "hydra.mode=MULTIRUN"]
+            cfg = hydra.compose("train", overrides=overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        try:
+            folders.append(cfg.hydra.sweep.subdir)
+            assert list(cfg.logger.tags) == [
+                'data.shards=["https://host/a.tar?…"]',
+                "adapter.scale=0.5",
+                "logger=wandb",
+            ]
+        finally:
+            HydraConfig.instance().cfg = None
+    one, other = (
+        re.fullmatch(r'adapter\.scale=0\.5,data\.shards=\["https://host/a\.tar"\]~(\w{8}),.*', f) for f in folders
+    )
+    assert one
+    assert other
+    assert one[1] != other[1]
 
 
 def test_another_name_of_a_key() -> None:

@@ -10,6 +10,7 @@ import pytest
 import wandb
 from drawn_evaluation import SAMPLING, VIDEO, DrawingSampler, evaluate_grid, loader, run, write_checkpoint
 from drawn_people import draw_face, make_shards
+from faulty_server import FaultyServer, serving
 from toy_people import TOY_BACKBONE, take_photos, write_official_file
 
 from idanim.config import Run, replace_values, restore
@@ -54,6 +55,19 @@ def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     record = read_record(tmp_path / "out" / "videos" / result["videos"][0]["video"])
     assert (record.prompt, record.identity, record.seed, record.system) == ("a hat", "p900", 0, "adapter")
     assert record.made_with["sampling"] == VIDEO | SAMPLING | {"scheduler": "ddim", "free_noise": False}
+
+
+def test_the_key_in_a_url_of_shards_is_in_no_result(tmp_path, ckpt, shards, capsys, monkeypatch):
+    monkeypatch.setenv("IDANIM_CACHE", str(tmp_path / "cache"))
+    values = {"seeds": [0], "prompts": ["a hat"], "num_identities": 1, "num_strangers": 1}
+    with serving(FaultyServer(shards)) as server:
+        names = sorted(path.name for path in shards.glob("*.tar"))
+        urls = [f"{server.url.replace('://', '://me:SECRET@')}/{name}?sig=SECRET" for name in names]
+        values["data"] = {"shards": urls}
+        result = evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), **values)
+    assert result["people_from"]["shown"] == [f"val split of {[f'{server.url}/{name}?…' for name in names]}"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
+    assert "SECRET" not in "".join(capsys.readouterr())
 
 
 def own_similarity(person):

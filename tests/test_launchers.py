@@ -28,6 +28,7 @@ from idanim.config import program
 def main(run):
     facts = {"threads": os.environ.get("OMP_NUM_THREADS"), "scale": run.config["adapter"]["scale"]}
     facts["process"] = os.getpid()
+    facts["tags"] = run.config["logger"].get("tags")
     (run.output / "facts.json").write_text(json.dumps(facts))
 
 main()
@@ -50,6 +51,21 @@ def test_jobs_on_this_machine_share_its_cores(tmp_path: Path) -> None:
     jobs = sweep(tmp_path, "launcher=joblib", "hydra.launcher.n_jobs=2")
     share = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert [(job["scale"], job["threads"]) for job in jobs] == [(0.5, share), (1.0, share)]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_signed_urls_shows_no_signature(tmp_path: Path) -> None:
+    script = tmp_path / "note.py"
+    script.write_text(PROGRAM)
+    values = ",".join(f'["https://host/a.tar?sig=SECRET{i}"]' for i in range(2))
+    command = [sys.executable, str(script), "-m", f"output={tmp_path / 'sweep'}", "logger=wandb", "+trainer.x=1"]
+    result = subprocess.run([*command, f"data.shards={values}"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "SECRET" not in result.stdout + result.stderr
+    jobs = sorted((tmp_path / "sweep").rglob("facts.json"))
+    assert len(jobs) == 2  # one folder each
+    assert not any("SECRET" in str(path) for path in jobs)
+    assert [json.loads(path.read_text())["tags"] for path in jobs] == [['data.shards=["https://host/a.tar?…"]']] * 2
 
 
 @pytest.mark.slow

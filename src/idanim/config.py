@@ -1,4 +1,4 @@
-"""The command line and the configuration: with `plain_values`, the only place that knows Hydra.
+"""The command line and the configuration: with `plain_values` and `sweep_jobs`, the only place that knows Hydra.
 
 An entry point is a function of one `Run`, decorated with `@program("<config name>")`. What a user types
 is quoted where Hydra's grammar would stumble, checked against the known keys, composed, and turned into
@@ -24,14 +24,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, InstantiationException
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import idanim.sweep_jobs  # noqa: F401 (conf/ asks it for names)
 from idanim.freed_memory import keep_freed_memory
 from idanim.plain_values import ASSIGNMENT, name_jobs_by_what_varies, plain_arguments
 from idanim.types import IdanimError, StoppedBySignalError, without_secrets
@@ -154,14 +152,6 @@ def program(
     return decorate
 
 
-class HideSecrets(Callback):
-    """Keeps the queries of URLs out of what Hydra prints of a failed job's command line."""
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Before Hydra tells of it."""
-        job_return.overrides = [without_secrets(override) for override in job_return.overrides or ()]
-
-
 def _start_run(cfg: DictConfig) -> Run:
     hydra_config = HydraConfig.get()
     runtime = hydra_config.runtime
@@ -211,25 +201,6 @@ def _run(cfg: DictConfig, choices: Mapping[str, Any], output: Path, overrides: t
     assert isinstance(config, dict)
     chosen = {k: v for k, v in choices.items() if not k.startswith("hydra") and isinstance(v, str)}
     return Run({str(k): v for k, v in config.items()}, output, chosen, git_sha(), overrides)
-
-
-def sweep_name() -> str | None:
-    """Name of the folder of the sweep that this process runs a job of; None outside of one."""
-    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
-    return Path(hydra_cfg.sweep.dir).name if hydra_cfg and hydra_cfg.mode == RunMode.MULTIRUN else None
-
-
-def varied_values() -> list[str]:
-    """What tells this job of a sweep from the others, as "key=value"; [] outside of one."""
-    if sweep_name() is None:
-        return []
-    job, overrides = HydraConfig.get().job, HydraConfig.get().overrides.task
-    shared = set(job.config.override_dirname.exclude_keys)
-    return [text for text in overrides if text.partition("=")[0] not in shared]
-
-
-OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-OmegaConf.register_new_resolver("varied_values", varied_values, replace=True)
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:

@@ -77,7 +77,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
     engine: FaceEngine = build(config["faces"])
     # What scores is built before hours of generating; only CLIP waits, for it shares the device with the models.
     protocol: EvaluationProtocol = build(config["protocol"])
-    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"])
+    reader: PromptReader | None = built_or_plain(config["scoring"]["prompt_reader"], "prompt_reader")
     if config["scoring"]["clip"] is not None:
         clip_folder(config["scoring"]["clip"])
     if config["videos"] is not None:

@@ -18,11 +18,15 @@ MAX_JSON_BYTES = 64 * 2**20
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
     On any error the temporary file is removed and an older `path` stays as it was, so that a reader
     never sees half a file.
+
+    Args:
+        path: the file.
+        mode: who may read and write it, less the umask of the process.
 
     Raises:
         OSError: the folder can't be written or the disk is full.
@@ -37,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode & ~_umask())
         temporary.replace(path)
         _sync(path.parent)  # or a power cut might undo the renaming
     finally:
@@ -66,15 +70,15 @@ def _umask() -> int:
     return current
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write bytes atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mode) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, mode: int = 0o666) -> None:
     """Write UTF-8 text atomically."""
-    write_bytes(path, content.encode())
+    write_bytes(path, content.encode(), mode)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -49,13 +49,14 @@ def people_from_shards(
     wanted = set(names or ())
     num_shown = num_people if names is None else len(wanted)
     by_split: dict[str, list[str]] = {}
+    told = without_secrets(str(location))
     for split in ("val", "train"):
         known = set(clips)
         for path in find_shards(location, split):
             if len(clips) < num_shown + num_strangers or not wanted <= clips.keys():
                 for index, meta in _read_metas(path):
                     clips.setdefault(meta.identity, []).append((index, meta))
-                    origins.setdefault(meta.identity, f"{split} split of {location}")
+                    origins.setdefault(meta.identity, f"{split} split of {told}")
         by_split[split] = sorted(clips.keys() - known)
     if names is None:
         wanted = set(by_split["val"] or by_split["train"])

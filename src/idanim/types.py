@@ -40,10 +40,20 @@ def listed(names: Collection[object], most: int = 5) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+CUT_QUERY = "?…"
+"""What stands for the query of a URL."""
+_SIGN_ON = re.compile(r"""(\w://)(?:[^/\s'"?\#]*|[^/\s'"?\#@:]*:(?!\d+(?:[/?\#\s'",)\]]|$))[^\s'"@]*)@""")
+"""Name and password up to the last @ before the path; a password that should have been quoted may reach beyond."""
+_QUERY = re.compile(
+    r"""(\w://[^\s'"?\#]*)[?\#]
+    (?:[^\s'",)\]]|['",)\]](?!['",)\].;:]*(?:\s|$|[\w+.-]+://)))*  # what closes a URL closes it only at an end""",
+    re.VERBOSE,
+)
+
+
 def without_secrets(text: str) -> str:
     """A text without the queries, names and passwords of the URLs in it, which may be keys: "https://host/a.tar?…"."""
-    text = re.sub(r"(\w://)[^/\s'\"?#@]*@", r"\1", text)
-    return re.sub(r"(\w://[^\s'\"?#]*)[?#][^\s'\",)\]]*", r"\1?…", text)
+    return _QUERY.sub(rf"\1{CUT_QUERY}", _SIGN_ON.sub(r"\1", text))
 
 
 class ClipBatch(NamedTuple):

@@ -17,9 +17,10 @@ from drawn_people import make_sample, make_shards
 from faulty_server import FaultyServer, serving
 
 from idanim.config import Run, storable
+from idanim.data.remote import cached
 from idanim.data.sample import from_members
 from idanim.data.shards import ShardIndex, find_shards, write_shard
-from idanim.types import IdanimError
+from idanim.types import IdanimError, without_secrets
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +75,19 @@ def test_a_store_that_forbids_what_is_not_there_has_no_hashes(server: FaultyServ
     assert server.requests["SHA256SUMS"] == 1
 
 
+@pytest.mark.parametrize("refused", [{"SHA256SUMS": ["401"]}, {"SHA256SUMS": ["403"], "train-000000.tar": ["403"]}])
+def test_a_wrong_key_is_not_taken_for_a_folder_without_hashes(
+    refused: dict[str, list[str]], server: FaultyServer
+) -> None:
+    (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  train-000000.tar\n")
+    server.faults = {name: list(statuses) for name, statuses in refused.items()}
+    url = f"{server.url}/train-000000.tar"
+    with pytest.raises(IdanimError, match=r"40[13]"):
+        find_shards(url, "train")
+    with pytest.raises(IdanimError, match="its SHA-256 is not that in SHA256SUMS"):  # now with the right key
+        find_shards(url, "train")
+
+
 @pytest.mark.parametrize(("fault", "expected"), [("404", "FileNotFoundError"), ("403", "403")])
 def test_what_asking_again_can_not_change_is_told_at_once(fault: str, expected: str, server: FaultyServer) -> None:
     server.faults["train-000000.tar"] = [fault] * 9
@@ -87,6 +101,37 @@ def test_what_is_no_url_of_a_file_is_told(url: str) -> None:
     with pytest.raises(IdanimError, match=r"data\.shards: https://.* (names no file|is no URL)") as told:
         find_shards(url, "train")
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bkt/f/a#1.tar", "s3://bkt/f/a.tar?versionId=1", "gs://bkt/a.tar#1", "s3://bkt/a.tar?"]
+)
+def test_what_would_share_a_place_in_the_cache_is_refused(url: str) -> None:
+    with pytest.raises(IdanimError, match=r"has \? or # in it, which only URLs of http may have"):
+        find_shards(url, "train")
+
+
+def test_a_fragment_is_no_part_of_what_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
+    (path,) = find_shards(f"{server.url}/train-000000.tar#part", "train")
+    assert path.with_suffix(".url").read_text() == f"{server.url}/train-000000.tar"
+
+
+def test_a_stored_place_without_its_query_is_asked_for_again() -> None:
+    with pytest.raises(IdanimError, match=r"https://host/a\.tar\?….*is not kept; give data\.shards= again"):
+        find_shards(["https://host/a.tar?…"], "train")
+
+
+@pytest.mark.parametrize("place", ["https://host/a.tar?sig=x", "https://token@host/a.tar", "https://u:p@host/a.tar"])
+def test_a_place_with_a_key_is_never_open_to_others(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDANIM_CACHE", str(tmp_path))
+    modes = []
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (modes.append(path.stat().st_mode & 0o777), rename(path, to)))
+    url_file = cached(place).with_suffix(".url")
+    assert url_file.read_text() == place
+    assert [*modes, url_file.stat().st_mode & 0o777] == [0o600, 0o600]
 
 
 def test_the_cache_is_bounded_and_what_made_room_is_fetched_again(
@@ -165,6 +210,28 @@ def test_a_program_shows_no_query(server: FaultyServer, tmp_path: Path) -> None:
         assert b"secret" not in run.stdout + run.stderr
     knowing = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
     assert {path.parent.name for path in knowing} == {".hydra"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("https://host/a.tar?e=1,sig=SECRET", "https://host/a.tar?…"),
+        ("https://host/a.tar?e=1,2)],sig=SECRET&b=1 came", "https://host/a.tar?… came"),
+        ("https://host/a.tar?e=1,SECRET", "https://host/a.tar?…"),
+        ("https://u:SEC/RET@host/a.tar", "https://host/a.tar"),
+        ("https://u:SEC?R#ET@host/a.tar", "https://host/a.tar"),
+        ("https://u:SEC@RET@host/a.tar", "https://host/a.tar"),
+        ("https://SECRET@host/a@b.tar", "https://host/a@b.tar"),
+        ("https://host:8080/a@b.tar", "https://host:8080/a@b.tar"),
+        ("https://host:8080 and me@there", "https://host:8080 and me@there"),
+        ("['https://a/x?SECRET', 'b', \"https://c/y?SECRET\"]", "['https://a/x?…', 'b', \"https://c/y?…\"]"),
+        ("https://a/x?s=SECRET,https://u:SECRET@b/y?s=SECRET", "https://a/x?…,https://b/y?…"),
+        ("(see https://a/x?s=SECRET), then", "(see https://a/x?…), then"),
+        ("s3://bucket/{0..4}.tar, a folder?", "s3://bucket/{0..4}.tar, a folder?"),
+    ],
+)
+def test_what_a_text_shows_of_urls(text: str, told: str) -> None:
+    assert without_secrets(text) == told
 
 
 def test_secrets_stay_out_of_stored_configurations() -> None:

@@ -15,8 +15,9 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -27,7 +28,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.spec import AbstractFileSystem
 
 from idanim.files import atomic_path, sha256, write_text
-from idanim.types import IdanimError, without_secrets
+from idanim.types import CUT_QUERY, IdanimError, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,17 @@ DELAYS_S = (1.0, 3.0, 9.0, 27.0)
 SILENCE_S = 60.0
 """A server that sends nothing for so long has failed."""
 
-FINAL_STATUSES = (401, 403, 410)
-"""Of http: asking again changes nothing."""
+ABSENT_STATUSES = (403, 404, 410)
+"""Of http: there is nothing; servers that keep their listing to themselves answer 403."""
+FINAL_STATUSES = (*ABSENT_STATUSES, 401)
+"""Asking again changes nothing."""
 
-FINAL_TEXTS = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_ACCESS_KEY_ID", "AWS Error SIGNATURE_DOES_NOT_MATCH")
+ABSENT_TEXTS = ("AWS Error ACCESS_DENIED",)
+FINAL_TEXTS = (*ABSENT_TEXTS, "AWS Error INVALID_ACCESS_KEY_ID", "AWS Error SIGNATURE_DOES_NOT_MATCH")
 """Of object stores, likewise."""
+
+HTTP = re.compile(r"\bhttps?://")
+"""In a URL; with fsspec one may stand inside another."""
 
 SUMS = "SHA256SUMS"
 
@@ -90,19 +97,23 @@ def cached(url: str) -> Path:
     Raises:
         IdanimError: it is no URL of a file.
     """
+    told = f"data.shards: {without_secrets(url)}"
+    if url.endswith(CUT_QUERY):
+        raise IdanimError(f"{told}: the query may be a key and is not kept; give data.shards= again")
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise IdanimError(f"data.shards: {without_secrets(url)} is no URL ({error})") from None
+        raise IdanimError(f"{told} is no URL ({error})") from None
+    if re.search(r"[?#]", url) and not HTTP.search(url):
+        raise IdanimError(f"{told} has ? or # in it, which only URLs of http may have; give the shard another name")
     folder, _, name = parts.path.rpartition("/")
     if not name:
-        raise IdanimError(f"data.shards: {without_secrets(url)} names no file; expected the URL of a tar file")
+        raise IdanimError(f"{told} names no file; expected the URL of a tar file")
     parent = urlunsplit((parts.scheme, parts.netloc, folder, parts.query, ""))
     path = cache_folder() / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
     if not _url_file(path).is_file():
-        write_text(_url_file(path), url)
-        if parts.query or parts.password:  # they may be keys
-            _url_file(path).chmod(0o600)
+        has_secret = bool(parts.query) or "@" in parts.netloc
+        write_text(_url_file(path), url.partition("#")[0], 0o600 if has_secret else 0o666)
     return path
 
 
@@ -118,7 +129,10 @@ def make_local(path: Path) -> None:
         if path.is_file():  # another process was quicker
             return
         url = _url_file(path).read_text(encoding="utf-8")
-        _fetch(url, path, _expected_sum(url))
+        listing = _listing(url)
+        _fetch(url, path, _sums_in(listing).get(path.name))
+        if not listing.is_file():  # kept in mind only now: who gets no shard either may have the wrong key
+            write_text(listing, "")
         _make_room(keep=path)
 
 
@@ -179,11 +193,12 @@ def _fetch(url: str, path: Path, expected_sum: str | None) -> None:
                 _download(url, temporary, expected_sum)
             return
         except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
-            is_absent = isinstance(error, FileNotFoundError | PermissionError)
+            is_absent = isinstance(error, FileNotFoundError)
             raise _FetchError(f"data.shards: {name} can't be fetched: {_told(error)}", is_absent) from None
         except (OSError, ClientError, TimeoutError, FSTimeoutError) as error:
-            told, is_absent = _told(error), _is_final(error)
-        if is_absent:
+            told, is_absent = _told(error), _is_one_of(error, ABSENT_STATUSES, ABSENT_TEXTS)
+            is_final = _is_one_of(error, FINAL_STATUSES, FINAL_TEXTS)
+        if is_final:
             break
         if delay_s is not None:
             log.warning("%s: attempt %d failed (%s); again in %g s", name, number, told, delay_s)
@@ -192,9 +207,8 @@ def _fetch(url: str, path: Path, expected_sum: str | None) -> None:
     raise _FetchError(text, is_absent)
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether asking again changes nothing."""
-    return getattr(error, "status", None) in FINAL_STATUSES or any(text in str(error) for text in FINAL_TEXTS)
+def _is_one_of(error: Exception, statuses: Collection[int], texts: Collection[str]) -> bool:
+    return getattr(error, "status", None) in statuses or any(text in str(error) for text in texts)
 
 
 def _download(url: str, target: Path, expected_sum: str | None) -> None:
@@ -213,25 +227,29 @@ def _told(error: Exception) -> str:
     return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
 
 
-def _expected_sum(url: str) -> str | None:
-    """From the list beside the shards, which is fetched once; None where there is none."""
+def _listing(url: str) -> Path:
+    """The list of hashes beside a shard, which is fetched once; a file that is not there where there is none."""
     parts = urlsplit(url)
-    parent, _, name = parts.path.rpartition("/")
+    parent = parts.path.rpartition("/")[0]
     listing_url = urlunsplit(parts._replace(path=f"{parent}/{SUMS}"))
     listing = cached(listing_url)
     if not listing.is_file():
         try:
             _fetch(listing_url, listing, None)
         except _FetchError as error:
-            # Stores that keep their listing to themselves answer 403 for what is not there.
             if not error.is_absent:
                 raise
-            write_text(listing, "")
+    return listing
+
+
+def _sums_in(listing: Path) -> dict[str, str]:
+    """File name → SHA-256; {} where there is no list."""
     sums = {}
-    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = listing.read_text(encoding="utf-8", errors="replace") if listing.is_file() else ""
+    for line in text.splitlines():
         digest, _, file = line.partition(" ")
         sums[file.strip(" *")] = digest.lower()
-    return sums.get(name)
+    return sums
 
 
 def _make_room(keep: Path) -> None:
