@@ -21,7 +21,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 PLAN ?= cpu
 DEVICE ?= cpu
 
-.PHONY: help setup lock s3-server demo study studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
+.PHONY: help setup lock s3-server demo study study-name studies results study-data bench bench-check bench-gpu bench-curation bench-scoring bench-generation load-test toy-data toy-weights ship-toy-weights test test-slow notebooks fuzz crash-test lint format types clean
 
 help:
 	@echo "make demo [VIDEOS=<folder>]   the main job: curate, train, evaluate"
@@ -90,8 +90,13 @@ data/toy/study/shards/report.json: | setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m idanim.curate input=data/toy/study/videos output=data/toy/study/shards workers=$(JOBS) \
 		clip.size=32 face_pool.num_faces=10 shards.val_fraction=0.25 link.warn_similarity=0.95
 
-study: study-data
+study: study-name study-data
 	$(BIN)/python -m idanim.study $(STUDY) jobs=$(JOBS) $(STUDY_ARGS)
+
+# Before hundreds of videos are filmed for it.
+study-name:
+	@case "$(STUDY)" in all|*[\[,]*) ;; *) test -e "conf/experiment/$(STUDY).yaml" || \
+		{ echo "make study STUDY=$(STUDY): there is no such study, but $$(ls conf/experiment | sed 's/\.yaml//' | tr '\n' ' ')"; exit 2; } ;; esac
 
 studies: study-data
 	$(BIN)/python -m idanim.study all jobs=$(JOBS) $(STUDY_ARGS)

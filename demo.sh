@@ -4,14 +4,15 @@
 # VIDEOS      folder of real videos; without it, the shards of the toy world (`make toy-data`)
 # OUTPUT      where everything goes                        (default outputs/demo, or outputs/demo-real)
 # STEPS       training steps                               (default 60)
-# THREADS     of each program                              (default: the cores, at most 4)
+# THREADS     of each program (default: OMP_NUM_THREADS, else the cores, at most 4; 1 beside other work, threads that wait for
+#             each other are slow)
 # FACES_ROOT  folder that holds models/<pack>/*.onnx       (default: what lies beside the videos, else ~/.insightface)
 # FACES_PACK  name of the pack                             (default: the first one in there)
 set -euo pipefail
 cd "$(dirname "$0")"
 
 CORES="$(getconf _NPROCESSORS_ONLN)"
-export OMP_NUM_THREADS="${THREADS:-$((CORES < 4 ? CORES : 4))}"
+export OMP_NUM_THREADS="${THREADS:-${OMP_NUM_THREADS:-$((CORES < 4 ? CORES : 4))}}"
 
 PYTHON="${PYTHON:-.venv/bin/python}"
 if [ -n "${VIDEOS:-}" ]; then

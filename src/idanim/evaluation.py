@@ -39,6 +39,7 @@ from idanim.metrics.summary import protocol_section, report
 from idanim.metrics.text_alignment import ClipScorer, clip_folder
 from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts, require_readable
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
+from idanim.models.required_files import require_ckpt
 from idanim.recipe import hashes_of
 from idanim.shard_people import people_from_shards
 from idanim.systems import (
@@ -130,8 +131,8 @@ def _require_one_source(config: Mapping[str, Any]) -> None:
         raise IdanimError(
             "give either ckpt=<file> (or systems=[<file>, …]) to generate and score, or videos=<folder> to score"
         )
-    if config["ckpt"] is not None and not Path(config["ckpt"]).expanduser().is_file():
-        raise IdanimError(f"ckpt={config['ckpt']!r}: there is no such file")
+    if config["ckpt"] is not None:
+        require_ckpt(Path(config["ckpt"]).expanduser())
 
 
 # ------------------------------------------------------------------------------------------- people

@@ -8,6 +8,7 @@ from typing import Any
 
 from idanim.config import built_or_plain
 from idanim.faces.engine import FaceEngine
+from idanim.models.required_files import require_ckpt
 from idanim.pictures import decode_picture
 from idanim.reference_faces import ReferenceOptions, ReferencePerson, read_person
 from idanim.types import IdanimError, UInt8Array
@@ -19,10 +20,7 @@ def existing_ckpt(config: Mapping[str, Any]) -> Path:
     Raises:
         IdanimError: it is not there.
     """
-    ckpt = Path(built_or_plain(config["ckpt"])).expanduser()
-    if not ckpt.is_file():
-        raise IdanimError(f"ckpt={str(ckpt)!r}: there is no such file")
-    return ckpt
+    return require_ckpt(Path(built_or_plain(config["ckpt"])).expanduser())
 
 
 def find_person(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from idanim.config import compose, restore
-from idanim.models.required_files import require_files
+from idanim.models.required_files import require_ckpt, require_files
 from idanim.types import IdanimError
 
 
@@ -39,3 +39,10 @@ def test_public_files_come_with_the_command_that_gets_them(tmp_path: Path) -> No
     (folder / "stable-diffusion-v1-5").rmdir()
     with pytest.raises(IdanimError, match=r"pull sd15-unet sd15-unet-config .*motion-v2 image-encoder "):
         require_files({"backbone": {"model": config["backbone"]["model"]}, "encoder": config["encoder"]})
+
+
+def test_a_public_adapter_that_is_not_there_comes_with_its_download(tmp_path: Path) -> None:
+    with pytest.raises(IdanimError, match=r"no such file.*weights pull animator"):
+        require_ckpt(tmp_path / "ID-Animator" / "animator.ckpt")
+    with pytest.raises(IdanimError, match=r"no such file; train.py writes"):
+        require_ckpt(tmp_path / "mine.safetensors")

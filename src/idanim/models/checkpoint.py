@@ -20,6 +20,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from idanim.files import atomic_path, parse_json
+from idanim.models.required_files import require_ckpt
 from idanim.models.torch_file import load_torch
 from idanim.types import IdanimError
 
@@ -66,8 +67,7 @@ def read_adapter(path: Path) -> AdapterCheckpoint:
         NoStoredConfigError: not a checkpoint of this program.
         IdanimError: no such file, damaged, or it wants to run code.
     """
-    if not path.is_file():
-        raise IdanimError(f"ckpt={str(path)!r}: there is no such file; train.py writes <output>/adapter.safetensors")
+    require_ckpt(path)
     checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_lightning(path)
     if not checkpoint.config:
         raise NoStoredConfigError(f"ckpt={str(path)!r}: no idanim configuration in it; was it written by train.py?")

@@ -32,6 +32,18 @@ def require_files(nodes: Mapping[str, Any]) -> None:
     raise IdanimError(f"{named}: there is no such file or folder{_advice(list(missing.values()))}")
 
 
+def require_ckpt(path: Path) -> Path:
+    """Refuse an adapter file that is not there.
+
+    Raises:
+        IdanimError: names it, and for a public one the command that downloads it.
+    """
+    if not path.is_file():
+        advice = _advice([path]) or "; train.py writes <output>/adapter.safetensors"
+        raise IdanimError(f"ckpt={str(path)!r}: there is no such file{advice}")
+    return path
+
+
 def _missing(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Path]]:
     for key, value in node.items():
         name = f"{prefix}{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -88,7 +89,9 @@ def study_names(given: str | Sequence[str]) -> list[str]:
         return sorted(toy, key=lambda name: name != BASELINE_STUDY)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise IdanimError(f"studies={','.join(map(str, unknown))}: expected all, or some of {', '.join(known)}")
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1) if unknown else []
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise IdanimError(f"no study {', '.join(map(str, unknown))}: {guess}There is all, or any of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
