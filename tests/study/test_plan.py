@@ -31,7 +31,7 @@ def test_paper_comes_first_and_all_are_the_toys() -> None:
 
 @pytest.mark.parametrize("given", ["nothing", ["random_ref", "nothing"], []])
 def test_an_unknown_study_is_refused(given) -> None:
-    with pytest.raises(IdanimError, match=r"studies=.*expected all, or some of best, "):
+    with pytest.raises(IdanimError, match=r"no study .*There is all, or any of best, "):
         study_names(given)
 
 
