@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from idanim import training_run
 from idanim.config import compose
@@ -44,6 +45,13 @@ def test_no_model_is_built_for_a_mistake(
     typed = [text.format(**places) for text in arguments]
     run = compose("train", [*typed, "logger=csv", f"output={tmp_path}"], check=False)
     with pytest.raises(IdanimError, match=words):
+        train(run)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(shards: Path, tmp_path: Path) -> None:
+    run = compose("train", [f"data.shards={shards}", "trainer=gpu", "logger=csv", f"output={tmp_path}"], check=False)
+    with pytest.raises(IdanimError, match="torch finds no GPU here: take trainer=cpu"):
         train(run)
 
 

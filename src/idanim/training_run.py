@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+
 from idanim.assembly import Models, build_models, build_trainer
 from idanim.config import Run, build, built_or_plain, restore, storable
 from idanim.data.datamodule import ClipDataModule
@@ -39,6 +41,7 @@ def train(run: Run) -> None:
     if ckpt:
         check_resumable(Path(ckpt))
         log.info("going on from %s", ckpt)
+    _require_device(config["trainer"]["accelerator"])
     build_data = _data_builder(config, _face_finder(config))
     losses = {name: built_or_plain(config[name]["loss"], name) for name in ("identity_loss", "face_weight")}
     models = build_models(config)  # once all that is small is known to be right
@@ -68,6 +71,11 @@ def train(run: Run) -> None:
         finish(loggers)
     if trainer.is_global_zero:
         _say_what_is_next(run)
+
+
+def _require_device(accelerator: str) -> None:
+    if accelerator == "gpu" and not (CUDAAccelerator.is_available() or MPSAccelerator.is_available()):
+        raise IdanimError("trainer.accelerator=gpu, but torch finds no GPU here: take trainer=cpu, or a torch for CUDA")
 
 
 def prepare(run: Run) -> None:
