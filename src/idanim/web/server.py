@@ -29,6 +29,10 @@ def serve(run: Run) -> None:
         page.block_thread()
 
 
+PAGES_REMEMBERED = 500
+"""Pages whose settings Gradio keeps, open or long closed, some ten kB each; its own default is 10,000."""
+
+
 @contextmanager
 def serving(run: Run) -> Iterator[Any]:
     """A server of the page; when it ends its files are deleted.
@@ -63,6 +67,7 @@ def serving(run: Run) -> Iterator[Any]:
                 server_name=app["host"],
                 server_port=app["port"] or None,
                 max_file_size=limits.upload_mb * 2**20,
+                state_session_capacity=PAGES_REMEMBERED,
                 share=False,
                 allowed_paths=[],
                 prevent_thread_lock=True,
