@@ -38,7 +38,7 @@ help:
 	@echo "make toy-data                 film people of the toy world, curate them into data/toy/shards"
 	@echo "make toy-weights [PLAN=gpu DEVICE=cuda]  train the models of the toy world from nothing; hours of CPU, goes on where it stopped"
 	@echo "make notebooks                execute the notebooks and store their outputs; a minute"
-	@echo "make crash-test [KILLS=200] [JOBS=2]  kill the programs at random moments, compare what they leave; half an hour on 2 cores"
+	@echo "make crash-test [KILLS=200] [JOBS=2]  kill the programs at random moments, compare what they leave; by an estimate up to an hour on 2 cores"
 	@echo "make fuzz                     thousands of damaged and hostile files of every kind; minutes"
 	@echo "make lint | types             ruff | mypy"
 

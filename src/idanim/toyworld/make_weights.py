@@ -101,7 +101,7 @@ PLANS = {
         adapter_clips=4000,
     ),
 }
-"""By name. "gpu" wants some twenty minutes of an H100 by an estimate; LOG.md says what made the shipped weights."""
+"""By name. "gpu" wants some 25 minutes of an H100 by an estimate; LOG.md says what made the shipped weights."""
 
 
 class Workshop:

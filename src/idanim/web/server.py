@@ -30,7 +30,7 @@ def serve(run: Run) -> None:
 
 
 PAGES_REMEMBERED = 500
-"""Pages whose settings Gradio keeps, open or long closed, some ten kB each; its own default is 10,000."""
+"""Pages whose settings Gradio keeps, open or long closed; its own default is 10,000."""
 
 
 @contextmanager
