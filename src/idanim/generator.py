@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from idanim.assembly import (
+    attach_identity_guidance,
     chosen_settings,
     load_sampler,
     loading_device,
@@ -138,6 +139,7 @@ class Generator:
             self.sampler, self.trained = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
         self.settings = chosen_settings(config, self.trained)
+        attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings)
         self.sampler.check(self.settings)
         self._hashes: dict[str, str] = {}
 
@@ -349,7 +351,8 @@ class Generator:
         """Every file and folder of weights, and of pictures that control → its hash."""
         trained, used = self.trained, [str(self.ckpt.resolve()), *(str(path.resolve()) for path in self.engine.files)]
         nodes = [trained["backbone"]["model"], trained["encoder"], self.run.config["control"]]
-        if isinstance(self.sampler.encoder, ArcFaceEncoder | ClipArcFaceEncoder):
+        sees_vectors = isinstance(self.sampler.encoder, ArcFaceEncoder | ClipArcFaceEncoder)
+        if sees_vectors or self.sampler.identity_guidance is not None:
             nodes.append({"recogniser": trained["backbone"]["recogniser"]})
         return hashes_of([*used, *nodes])
 

@@ -113,11 +113,14 @@ class SystemLoader:
     Args:
         load: rebuilds a sampler from an adapter file, see `load_sampler`.
         options: its arguments behind the file: overrides, device, scale, backbone.
-        prepare: done to each sampler that was loaded.
+        prepare: done to each sampler that was loaded, given with the configuration it was built from.
     """
 
     def __init__(
-        self, load: Loader, options: Sequence[Any], prepare: Callable[[Sampler], None] = lambda sampler: None
+        self,
+        load: Loader,
+        options: Sequence[Any],
+        prepare: Callable[[Sampler, Mapping[str, Any]], None] = lambda sampler, config: None,
     ) -> None:
         self._load = load
         self._prepare = prepare
@@ -137,7 +140,7 @@ class SystemLoader:
                 more["default_backbone"] = default_backbone
             self._loaded = self._load(system.ckpt, *self._options, **more)
             self._key = key
-            self._prepare(self._loaded[0])
+            self._prepare(*self._loaded)
         return self._loaded
 
 
