@@ -213,7 +213,11 @@ def load_sampler(
 
 
 def attach_identity_guidance(
-    sampler: Sampler, trained: Mapping[str, Any], engine: FaceEngine, settings: SamplingSettings
+    sampler: Sampler,
+    trained: Mapping[str, Any],
+    engine: FaceEngine,
+    settings: SamplingSettings,
+    memory: Mapping[str, Any],
 ) -> None:
     """Give a sampler what leads videos to the person, if the settings ask for it.
 
@@ -222,6 +226,7 @@ def attach_identity_guidance(
         trained: the configuration that it was built from, whose backbone names the recogniser.
         engine: finds the faces in unfinished frames.
         settings: of the videos.
+        memory: preset; so many frames as it decodes at once are decoded with gradients.
 
     Raises:
         IdanimError: the backbone names no recogniser, or its file is missing.
@@ -229,7 +234,8 @@ def attach_identity_guidance(
     if settings.identity_guidance:
         recogniser = FaceRecogniser(built_or_plain(trained["backbone"]["recogniser"])).to(sampler.backbone.device)
         find_faces = functools.partial(detect_all, engine)
-        sampler.identity_guidance = IdentityGuidance(sampler.backbone, recogniser, find_faces)
+        options = {"chunk_frames": memory["vae_chunk_frames"]} if memory["vae_chunk_frames"] else {}
+        sampler.identity_guidance = IdentityGuidance(sampler.backbone, recogniser, find_faces, **options)
 
 
 def _read(

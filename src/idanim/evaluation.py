@@ -226,7 +226,7 @@ def _generate(
 
     def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
         save_memory(sampler, config["memory"], device)
-        attach_identity_guidance(sampler, its_config, engine, settings)
+        attach_identity_guidance(sampler, its_config, engine, settings, config["memory"])
 
     loader = SystemLoader(load, options, prepare)
     models = _configurations(systems, {first: trained}, overrides, config)

@@ -139,7 +139,7 @@ class Generator:
             self.sampler, self.trained = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
         self.settings = chosen_settings(config, self.trained)
-        attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings)
+        attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings, config["memory"])
         self.sampler.check(self.settings)
         self._hashes: dict[str, str] = {}
 

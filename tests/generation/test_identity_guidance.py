@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_told(sampler, guided):
     with pytest.raises(IdanimError, match="expected 0 or more"):
         guided.check(replace(SETTINGS, identity_guidance=-1.0))
     with pytest.raises(IdanimError, match="names no face recogniser"):
-        attach_identity_guidance(sampler, {"backbone": {"recogniser": None}}, None, SETTINGS)
+        attach_identity_guidance(sampler, {"backbone": {"recogniser": None}}, None, SETTINGS, {})
 
 
 def test_the_program_and_its_recipes(tmp_path):
