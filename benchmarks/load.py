@@ -299,19 +299,12 @@ def load(url: str, pid: int, users: int, minutes: float, temporary: Path) -> tup
     return tally, memory, disk
 
 
-def growth_mb_per_min(memory: list[float]) -> tuple[float, float]:
-    """Slope of the last third of values, one a second, and its standard error where these drift in steps.
-
-    The slope is the mean difference between a value and the one half of the third later; the error is that of the mean
-    of six parts of it, as values a second apart are not independent.
-    """
+def trend(memory: list[float]) -> tuple[float, float]:
+    """Of the last third of values, one a second: MB a minute, and the standard deviation around that line in MB."""
     last = memory[2 * len(memory) // 3 :]
-    half = len(last) // 2
-    slopes = [60 * (late - early) / half for early, late in zip(last[:half], last[half:], strict=False)]
-    size = max(1, len(slopes) // 6)
-    parts = [statistics.fmean(slopes[at : at + size]) for at in range(0, 6 * size, size) if slopes[at : at + size]]
-    error = statistics.stdev(parts) / len(parts) ** 0.5 if len(parts) > 1 else float("inf")
-    return statistics.fmean(slopes), error
+    line = statistics.linear_regression(range(len(last)), last)
+    rest = [value - line.intercept - line.slope * second for second, value in enumerate(last)]
+    return 60 * line.slope, statistics.pstdev(rest)
 
 
 def pages_open(temporary: Path) -> int:
@@ -338,8 +331,7 @@ def main() -> None:
     last = statistics.median(memory[-5:])
     print(f"{arguments.users} users, {arguments.minutes:g} minutes: {dict(tally.counts)}")
     print(f"memory after a third {third:.0f} MB, at the end {last:.0f} MB, most {max(memory):.0f} MB")
-    slope, error = growth_mb_per_min(memory)
-    print(f"in the last third {slope:+.2f} MB a minute, standard error {error:.2f}")
+    print("in the last third {:+.2f} MB a minute, around that line ± {:.1f} MB".format(*trend(memory)))
     print(f"files on disk: most {max(disk):.2f} MB; pages open at the end {sessions}; left behind {len(left)} files")
     if tally.waits_s:
         slow = sorted(tally.waits_s)[int(0.95 * (len(tally.waits_s) - 1))]

@@ -31,12 +31,6 @@ for _ in range(4):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
-
-def measured(program: str, way: str) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    command = [sys.executable, "-c", program, way]
-    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-
 MB_OF_EIGHT_THREADS = """
 import re, sys, threading
 from idanim.freed_memory import keep_freed_memory
@@ -56,6 +50,12 @@ for thread in threads:
     thread.join()
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1000)
 """
+
+
+def measured(program: str, way: str) -> int:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", program, way]
+    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
 @pytest.mark.skipif(
