@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crash_programs import ROOT, Program, broken_files, programs
+from crash_programs import ROOT, Program, broken_files, difference, programs
 
 MAX_KILLS_A_ROUND, MAX_FAILED = 4, 20
 LOG_TAIL_CHARS = 600
@@ -189,7 +189,8 @@ def run_a_round(work: Work, number: int, kills: int, rng: np.random.Generator, e
         return tally
     found = program.results(folder)
     names = sorted(name for name in work.expected.keys() | found.keys() if work.expected.get(name) != found.get(name))
-    tally.differing += [f"round {number}: {name}" for name in names]
+    texts = [difference(name, work.folder / "straight", folder) for name in names]
+    tally.differing += [f"round {number}: {text}" for text in texts]
     if not names:
         shutil.rmtree(folder)
     return tally

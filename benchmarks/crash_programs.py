@@ -175,6 +175,31 @@ def of_evaluation(output: Path) -> dict[str, str]:
     return {"figures": figures(output / "metrics.json")} | files(output, "videos/**/*.mp4", "videos/**/*.json")
 
 
+def difference(name: str, straight: Path, folder: Path) -> str:
+    """Name of a result that is not that of the run in peace; of a video also what is seen of it.
+
+    Args:
+        name: of the result.
+        straight: output folder of the run in peace.
+        folder: that of the other.
+    """
+    first, second = straight / name, folder / name
+    if first.suffix != ".mp4":
+        return name
+    if not (first.is_file() and second.is_file()):
+        return f"{name} (only in {'the run in peace' if first.is_file() else 'this round'})"
+    from idanim.video import UnreadableVideoError, read_frames
+
+    try:
+        before, after = (read_frames(path).astype(int) for path in (first, second))
+    except UnreadableVideoError as error:
+        return f"{name} ({error})"
+    if before.shape != after.shape:
+        return f"{name} (frames {before.shape} and {after.shape})"
+    apart = abs(before - after)
+    return f"{name} ({(apart > 0).sum()} of {apart.size} values of its pixels, by at most {apart.max()} of 255)"
+
+
 # ------------------------------------------------------------------------------------------ programs
 
 TINY = [

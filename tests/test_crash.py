@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+
+from idanim.video_encoding import encode_mp4
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -102,6 +107,22 @@ def test_a_program_that_fails_in_peace_does_not_pass(harness: ModuleType, tmp_pa
     assert crash(harness, work, 60) == "failures"
     assert "exit status 3" in work.tally.failed[0]
     assert len(harness.shortcomings([work], "failures")) == 3
+
+
+def test_what_differs_in_a_video_is_told(harness: ModuleType, tmp_path: Path) -> None:
+    frames = np.full((3, 32, 32, 3), 100, np.uint8)
+    for name, value in (("straight", 100), ("round", 180)):
+        (tmp_path / name).mkdir()
+        frames[1, :16] = value
+        (tmp_path / name / "a.mp4").write_bytes(encode_mp4(frames, 8))
+    (tmp_path / "round" / "b.mp4").touch()
+    difference = functools.partial(harness.difference, straight=tmp_path / "straight", folder=tmp_path / "round")
+    told = re.fullmatch(r"a\.mp4 \((\d+) of 9216 values of its pixels, by at most (\d+) of 255\)", difference("a.mp4"))
+    assert told
+    assert int(told[1]) == pytest.approx(16 * 32 * 3, rel=0.1)
+    assert int(told[2]) == pytest.approx(80, abs=4)
+    assert difference("b.mp4") == "b.mp4 (only in this round)"
+    assert difference("adapter") == "adapter"
 
 
 @pytest.mark.slow

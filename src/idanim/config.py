@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -120,9 +121,16 @@ def program(
     """
 
     def decorate(task: Callable[[Run], None]) -> Callable[[], None]:
+        errors: list[IdanimError] = []
+
         @functools.wraps(task)
         def job(cfg: DictConfig) -> None:
-            task(_start_run(cfg))
+            try:
+                task(_start_run(cfg))
+            except IdanimError as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # Hydra says in which job
+                errors.append(error)  # past Hydra, whose own line about it would come before ours
 
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.
@@ -137,6 +145,8 @@ def program(
                 sys.argv += name_jobs_by_what_varies(sys.argv[1:])
                 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function unformatted
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+                if errors:
+                    raise errors.pop()
             except StoppedBySignalError as error:
                 print(error, file=sys.stderr)
                 sys.exit(error.EXIT_STATUS)

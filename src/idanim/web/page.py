@@ -14,6 +14,7 @@ from idanim.generation.schedulers import SCHEDULER_NAMES
 from idanim.generator import CancelledError, Progress
 from idanim.reference_faces import MORE_PICTURE_ENDINGS, VIDEO_ENDINGS
 from idanim.types import IdanimError
+from idanim.web.closed_page import forget
 from idanim.web.form import ONE, SWEEP, USES, Form
 from idanim.web.start import Start
 from idanim.web.studio import MEMORY_PRESETS, Result, Studio
@@ -90,6 +91,9 @@ def _connect(
     def leave(request: gr.Request) -> None:
         studio.close(str(request.session_hash))
 
+    async def forget_page(request: gr.Request) -> None:
+        await forget(page, str(request.session_hash))
+
     status, gallery, _ = shown
     private: Any = {"api_visibility": "private"}
     # In Gradio's queue, or an error would not come up.
@@ -97,6 +101,7 @@ def _connect(
     begun.success(run, fields, list(shown), show_progress_on=gallery, concurrency_limit=1, **private)
     stop.click(end, outputs=status, show_progress="hidden", queue=False, **private)
     page.unload(leave)
+    page.unload(forget_page)
 
 
 def generate(studio: Studio, key: str, values: Sequence[Any], progress: Any) -> Iterator[tuple[Any, ...]]:

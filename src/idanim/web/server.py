@@ -30,7 +30,10 @@ def serve(run: Run) -> None:
 
 
 PAGES_REMEMBERED = 500
-"""Pages whose settings Gradio keeps, open or long closed; its own default is 10,000."""
+"""Pages whose settings Gradio keeps; of closed ones they go at once, see `idanim.web.closed_page`."""
+
+NO_STATISTICS = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
+"""Gradio's record of its last 10,000 requests, and a summary of it after each, which nobody sees without monitoring."""
 
 
 @contextmanager
@@ -44,9 +47,10 @@ def serving(run: Run) -> Iterator[Any]:
         Gradio's Blocks; `local_url` is its address.
     """
     with TemporaryDirectory(prefix="idanim_app_") as folder:
-        # Gradio takes both from the environment, the first of them when it is imported.
+        # Gradio takes these from the environment, the first of them when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        os.environ.update(NO_STATISTICS)
         from idanim.web.form import Limits
         from idanim.web.page import CSS, build_page
         from idanim.web.start import Start
