@@ -212,6 +212,21 @@ def load_sampler(
     return Sampler(*models), config
 
 
+def require_guide(settings: SamplingSettings, trained: Mapping[str, Any]) -> None:
+    """Refuse identity guidance without a recogniser, before anything large is loaded.
+
+    Raises:
+        IdanimError: the backbone names no recogniser, or its file is missing; the text says what to do.
+    """
+    if settings.identity_guidance:
+        path = built_or_plain(trained["backbone"]["recogniser"])
+        if path is None or not Path(path).expanduser().is_file():
+            raise IdanimError(
+                f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
+                "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
+            )
+
+
 def attach_identity_guidance(
     sampler: Sampler,
     trained: Mapping[str, Any],
@@ -231,6 +246,7 @@ def attach_identity_guidance(
     Raises:
         IdanimError: the backbone names no recogniser, or its file is missing.
     """
+    require_guide(settings, trained)
     if settings.identity_guidance:
         recogniser = FaceRecogniser(built_or_plain(trained["backbone"]["recogniser"])).to(sampler.backbone.device)
         find_faces = functools.partial(detect_all, engine)

@@ -18,6 +18,7 @@ from idanim.assembly import (
     load_sampler,
     loading_device,
     pick_device,
+    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
@@ -237,6 +238,9 @@ def _generate(
         for system in systems
     }
     _refuse_partial_judge(engine, used, config)
+    for system in systems:
+        if not system.shows_nobody:
+            require_guide(settings, models[system.name])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled, hashes = FilledGrid(), _Hashes()

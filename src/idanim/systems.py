@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def fill_grid(
     filled, missing = FilledGrid(), []
     for cell in cells:
         person = by_name.get(cell.identity)
-        made_with = dict(source) | {"sampling": asdict(settings), "references": person.digest if person else None}
+        made_with = dict(source) | {"sampling": settings.recorded(), "references": person.digest if person else None}
         record = VideoRecord(cell.prompt.text, cell.identity, cell.seed, cell.system, cell.prompt.group, made_with)
         path = folder / cell.path
         filled.videos[path] = record

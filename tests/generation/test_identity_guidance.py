@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 from toy_people import ADAPTER, take_photos
 
 from idanim.assembly import attach_identity_guidance, load_sampler
@@ -26,7 +29,8 @@ from idanim.person_videos import generate_videos
 from idanim.toyworld.faces import ToyFaceEngine
 from idanim.toyworld.make_videos import film
 from idanim.toyworld.shipped import shipped
-from idanim.types import IdanimError
+from idanim.types import GeneratedClip, IdanimError
+from idanim.video import UnusableVideoError
 
 SETTINGS = SamplingSettings(4, 32, 32, 6, 3.0, "", 8, identity_guidance=0.1)
 PROMPT = "a person in front of a blue background"
@@ -74,7 +78,7 @@ def decoded(sampler: Sampler, latents: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def test_the_direction_leads_to_the_person(sampler, guidance, pictures, latents):
-    persons = torch.cat([guidance.face_vector(list(pictures[2]))] * 2)
+    persons = normalize(torch.cat([guidance.face_vector(list(pictures[2]))] * 2), dim=1)
     direction = guidance.direction(latents, Aim(persons, 0.1, limit=1.0))
     apart = IdentityGuidance(sampler.backbone, guidance.recogniser, guidance.find_faces, shared=0.0)
     moves = apart.direction(latents, Aim(persons, 0.1, limit=1.0))
@@ -178,6 +182,42 @@ def test_together_as_alone(guided, pictures):
         assert np.mean(difference) < 0.5  # a face found a pixel beside may move what follows a little
 
 
+def test_a_video_that_is_no_number_spoils_no_other(guided, pictures, monkeypatch):
+    requests = [VideoRequest([clip[0]], PROMPT, 0) for clip in pictures[:2]]
+    good = guided.id_tokens([pictures[0, 0]])
+    bad = good._replace(person=torch.full_like(good.person, torch.nan))
+    tokens = iter([good, bad])
+    monkeypatch.setattr(guided, "id_tokens", lambda references: next(tokens))
+    shown, failed = guided.generate_together(requests, replace(SETTINGS, num_inference_steps=3))
+    assert isinstance(shown, GeneratedClip)
+    assert isinstance(failed, UnusableVideoError)
+
+
+def test_records_from_before_stay_the_same():
+    off = replace(SETTINGS, identity_guidance=0.0).recorded()
+    assert not {"identity_guidance", "identity_guidance_limit"} & off.keys()
+    assert SETTINGS.recorded()["identity_guidance_limit"] == 0.7
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scheduler": "euler"}, {"scheduler": "lcm"}, {"num_frames": 18, "free_noise": True}]
+)
+def test_every_way_of_sampling_is_led(guided, pictures, changes):
+    settings = replace(SETTINGS, **{"num_frames": 2, "num_inference_steps": 3, "width": 48} | changes)
+    plain = guided.generate([pictures[2, 0]], PROMPT, 0, replace(settings, identity_guidance=0.0))
+    led = guided.generate([pictures[2, 0]], PROMPT, 0, settings)
+    assert led.frames.shape == (settings.num_frames, 32, 48, 3)
+    assert (led.frames != plain.frames).any()
+
+
+def test_half_precision_leads_the_same_way(sampler, guidance, pictures, latents):
+    aim = Aim(guidance.face_vector([pictures[2, 0]]).expand(2, -1), 0.1, limit=1.0)
+    expected = guidance.direction(latents, aim)
+    half = copy.deepcopy(sampler.backbone).to(torch.float16)
+    found = IdentityGuidance(half, guidance.recogniser, guidance.find_faces).direction(latents, aim)
+    assert float(cosine_similarity(found.flatten(), expected.flatten(), dim=0)) > 0.95
+
+
 def test_nobody_is_left_alone(guided, sampler):
     plain = sampler.generate([], PROMPT, 0, replace(SETTINGS, identity_guidance=0.0))
     assert (guided.generate([], PROMPT, 0, SETTINGS).frames == plain.frames).all()
@@ -189,12 +229,19 @@ def test_a_mixture_is_led_to_the_average(guided, pictures):
     torch.testing.assert_close(mixed.face_vector, 0.25 * tokens[0].face_vector + 0.75 * tokens[1].face_vector)
 
 
-def test_what_does_not_fit_is_told(sampler, guided):
+def test_what_does_not_fit_is_told(sampler, guided, pictures):
     with pytest.raises(IdanimError, match=r"sampling\.identity_guidance=0\.1"):
         sampler.check(SETTINGS)
     with pytest.raises(IdanimError, match="expected 0 or more"):
         guided.check(replace(SETTINGS, identity_guidance=-1.0))
-    with pytest.raises(IdanimError, match="names no face recogniser"):
+    with pytest.raises(IdanimError, match="expected -1 to 1"):
+        guided.check(replace(SETTINGS, identity_guidance_limit=math.nan))
+    unled = sampler.id_tokens([pictures[0, 0]])
+    with pytest.raises(IdanimError, match="without a recogniser"):
+        guided.generate_from(unled, PROMPT, 0, SETTINGS)
+    with pytest.raises(IdanimError, match="some without"):
+        mix([unled, guided.id_tokens([pictures[1, 0]])], [0.5, 0.5])
+    with pytest.raises(IdanimError, match=r"needs a face recogniser.*there is no file None"):
         attach_identity_guidance(sampler, {"backbone": {"recogniser": None}}, None, SETTINGS, {})
 
 

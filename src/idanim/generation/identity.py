@@ -36,10 +36,12 @@ def mix(identities: Sequence[IdTokens], weights: Sequence[float]) -> IdTokens:
         weights: one each, none negative, with the sum 1.
 
     Raises:
-        IdanimError: other weights; the text says what was got and expected.
+        IdanimError: other weights, or face vectors of only some; the text says what was got and expected.
     """
     check_weights(weights, len(identities))
     vectors = [identity.face_vector for identity in identities if identity.face_vector is not None]
+    if len(vectors) not in (0, len(identities)):
+        raise IdanimError("some of these id tokens were made with identity guidance and some without; make them anew")
     person = _average([identity.person for identity in identities], weights)
     return IdTokens(person, identities[0].nobody, _average(vectors, weights) if vectors else None)
 

@@ -27,6 +27,8 @@ FindFaces = Callable[[Sequence[UInt8Array]], list[list[Face]]]
 """Finds the faces of each of some pictures, by falling size; see `idanim.faces.engine.detect_all`."""
 RAMP = 0.1
 """Similarity below the limit within which guidance fades out."""
+GRADIENT_SCALE = 1024.0
+"""Keeps the gradients of a half-precision decoder from vanishing; it cancels in their direction."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class Aim:
     """What the videos of one sampling are led to.
 
     Attributes:
-        persons: face vectors [B, D], whom each video shows.
-        strength: root mean square of what is added to the clean latents of a frame in a step.
-        limit: frames whose similarity to the person is so high are left alone. Two pictures of a person are not more
-            alike; what is nearer to the reference copies it.
+        persons: face vectors of unit length [B, D], whom each video shows.
+        strength: root mean square of what a frame by itself would add to its clean latents in a step.
+        limit: cosine to the person from which on a frame asks for nothing by itself. Two pictures of a person are not
+            more alike; what is nearer to the reference copies it.
     """
 
     persons: Tensor
@@ -50,7 +52,7 @@ class IdentityGuidance:
 
     x̂_0 ← x̂_0 + strength · d, in each frame d = w · g / rms(g), with g the gradient of cos(E(x̂_0), e), e the person's
     vector, and w falling from 1 to 0 where the cosine reaches the limit. A video whose every frame moves by itself
-    flickers, so a part of d is its mean over the frames.
+    flickers, so a part of d is its mean over the frames, also in those that ask for nothing.
 
     The network that scores the videos must be another one than this.
 
@@ -61,7 +63,8 @@ class IdentityGuidance:
         min_time: earlier times of the diffusion, in [0, 1], are left alone: what changes there is no more made to fit.
         max_time: later times are left alone: they show no face yet.
         shared: the part of d, in [0, 1], that is the mean over frames.
-        chunk_frames: frames of each video that are decoded with gradients at once: what costs memory.
+        chunk_frames: frames, of all videos together, that are decoded with gradients at once (at least one of each
+            video): what costs memory.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class IdentityGuidance:
         Returns:
             d, [B, C, F, h, w] float32; 0 where no frame has a face that is to change.
         """
-        chunks = clean.float().split(self.chunk_frames, dim=2)
+        chunks = clean.float().split(max(1, self.chunk_frames // len(clean)), dim=2)
         moves = torch.cat([self._frame_directions(chunk.detach(), aim) for chunk in chunks], dim=2)
         return torch.lerp(moves, moves.mean(2, keepdim=True), self.shared)
 
@@ -141,16 +144,26 @@ class IdentityGuidance:
             clean.requires_grad_()
             decoded = self.backbone.decode_video(clean)
             frames = decoded.flatten(0, 1)
-            faces = self.find_faces(list(to_uint8(frames.detach().float())))
-            shown = [number for number, found in enumerate(faces) if found]
+            shown, landmarks = self._faces(frames.detach().float())
             if not shown:
                 return torch.zeros_like(clean)
-            landmarks = torch.from_numpy(np.stack([faces[number][0].landmarks for number in shown])).float()
             vectors = self.recogniser.embed_at(frames[shown], landmarks.to(frames.device))
             wanted = aim.persons.repeat_interleave(decoded.shape[1], dim=0)[shown].to(vectors)
             cosine = (vectors * wanted).sum(1)
-            (gradient,) = torch.autograd.grad(cosine.sum(), clean)
+            (gradient,) = torch.autograd.grad(GRADIENT_SCALE * cosine.sum(), clean)
         weight = torch.zeros(len(frames), device=clean.device)
         weight[shown] = ((aim.limit - cosine.detach()) / RAMP).clamp(0, 1)
         size = gradient.pow(2).mean((1, 3, 4), keepdim=True).sqrt()
-        return torch.where(size > 0, gradient / size, 0.0) * weight.view(len(clean), 1, -1, 1, 1)
+        usable = (size > 0) & size.isfinite()
+        return torch.where(usable, gradient / size, 0.0) * weight.view(len(clean), 1, -1, 1, 1)
+
+    def _faces(self, frames: Tensor) -> tuple[list[int], Tensor]:
+        """Numbers of those of the frames [K, 3, H, W] that show a face, and its landmarks, [n, 5, 2] pixels.
+
+        Frames with values that are not finite show none: who decodes the finished video says so.
+        """
+        finite = frames.isfinite().flatten(1).all(1)
+        faces = self.find_faces(list(to_uint8(frames.nan_to_num(0.0, 0.0, 0.0))))
+        shown = [number for number, found in enumerate(faces) if found and finite[number]]
+        landmarks = [torch.from_numpy(np.array(faces[number][0].landmarks)).float() for number in shown]
+        return shown, torch.stack(landmarks) if landmarks else torch.empty(0, 5, 2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens
@@ -75,6 +76,13 @@ class SamplingSettings:
     free_noise: bool = False
     identity_guidance: float = 0.0
     identity_guidance_limit: float = 0.7
+
+    def recorded(self) -> dict[str, Any]:
+        """As the record of a video says them: of identity guidance only where there is some."""
+        return {key: value for key, value in asdict(self).items() if self.identity_guidance or key not in _GUIDANCE}
+
+
+_GUIDANCE = ("identity_guidance", "identity_guidance_limit")
 
 
 class Sampler:
@@ -227,10 +235,12 @@ class Sampler:
         if settings.identity_guidance and self.identity_guidance is None:
             raise IdanimError(
                 f"identity_guidance={settings.identity_guidance:g}: its recogniser is loaded with the other models, so "
-                "this must be said when they are: sampling.identity_guidance=0.1"
+                f"this must be said when they are: sampling.identity_guidance={settings.identity_guidance:g}"
             )
         if not 0 <= settings.identity_guidance < math.inf:
             raise IdanimError(f"identity_guidance={settings.identity_guidance}: expected 0 or more")
+        if not -1 <= settings.identity_guidance_limit <= 1:
+            raise IdanimError(f"identity_guidance_limit={settings.identity_guidance_limit}: expected -1 to 1")
         scheduler_like(settings.scheduler, self.backbone.scheduler_config)
 
     @torch.no_grad()
@@ -345,10 +355,14 @@ class Sampler:
         self, scheduler: Any, persons: Sequence[IdTokens | None], settings: SamplingSettings
     ) -> Sequence[nn.Module]:
         """Lead the steps of a scheduler to the persons; returns the models that work for it beside the denoiser."""
-        vectors = [person.face_vector for person in persons if person is not None and person.face_vector is not None]
-        if self.identity_guidance is None or not settings.identity_guidance or not vectors:
+        shown = [person for person in persons if person is not None]
+        if self.identity_guidance is None or not settings.identity_guidance or not shown:
             return ()
-        aim = Aim(torch.cat(vectors), settings.identity_guidance, settings.identity_guidance_limit)
+        vectors = [person.face_vector for person in shown if person.face_vector is not None]
+        if len(vectors) < len(shown):
+            raise IdanimError("identity_guidance: these id tokens were made without a recogniser; make them anew")
+        # A mean of several pictures or people is shorter than 1, and could not come near the limit.
+        aim = Aim(normalize(torch.cat(vectors), dim=1), settings.identity_guidance, settings.identity_guidance_limit)
         self.identity_guidance.lead(scheduler, aim)
         return self.backbone.parts.autoencoder, self.identity_guidance.recogniser
 
