@@ -178,6 +178,10 @@ def saved_bytes(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+_KEPT: list[Ours] = []
+"""Never freed: torch 2.13 aborts (a damaged heap) when fake models that took a step are collected as garbage."""
+
+
 def training_memory(
     sizes: Sizes,
     presets: Sequence[str],
@@ -196,6 +200,7 @@ def training_memory(
         stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
         stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", like_a_gpu))
         system = Ours(sizes, torch.device("cpu"), dtype)
+        _KEPT.append(system)
         weights = [*system.module.parameters(), *system.module.buffers()]
         for number in clips:
             batch = system.batch(number)._replace(seeds=np.arange(number))  # which can be read
