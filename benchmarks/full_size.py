@@ -105,11 +105,11 @@ def build_unet(sizes: Sizes, device: torch.device, dtype: torch.dtype, seed: int
 def build_backbone(sizes: Sizes, device: torch.device, dtype: torch.dtype, seed: int = 0) -> AnimateDiffBackbone:
     """The frozen backbone around `build_unet`."""
     unet = build_unet(sizes, device, dtype, seed)
-    tokenizer = byte_tokenizer()
+    tokenizer, scheduler = byte_tokenizer(), animatediff_scheduler()
     with _made_on(device, dtype):
         vae = AutoencoderKL(**sizes.vae)
         text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **sizes.text))
-    return AnimateDiffBackbone(unet, vae, text, tokenizer, animatediff_scheduler()).to(device)
+        return AnimateDiffBackbone(unet, vae, text, tokenizer, scheduler)
 
 
 def build_encoder(sizes: Sizes, device: torch.device, dtype: torch.dtype, seed: int = 0) -> ClipFaceEncoder:

@@ -3,14 +3,16 @@
     python benchmarks/loader.py [--only speed,start_up,epoch] [--clips 100000] [--output outputs/bench]
 
 `speed`: clips a second of both ways, alternating, from shards of random clips of 16 frames of 512² with their latents,
-and that twice the clips take twice the time. `start_up`: seconds to the first sample of 1,000 to 100,000 clips.
-`epoch`: memory over an epoch of `--clips`, each read once, with a progress bar. The last two read simulated datasets:
-one shard of small clips (no video, latents of 4 × 4 cells, one face) under many names. Nothing is trained.
+and that twice the clips take twice the time; what a clip costs the processor, in all processes together. `start_up`:
+seconds to the first sample of 1,000 to 100,000 clips. `epoch`: memory over an epoch of `--clips`, each read once, with
+a progress bar. The last two read simulated datasets: one shard of small clips (no video, latents of 4 × 4 cells, one
+face) under many names. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -31,11 +33,13 @@ from tqdm import tqdm
 from idanim.data import references
 from idanim.data.clip_cache import FrameWindow
 from idanim.data.datamodule import ClipDataModule
-from idanim.data.dataset import ClipDataset, ClipItem, collate
+from idanim.data.dataset import ClipDataset, ClipItem
 from idanim.data.latents import LatentFolder
 from idanim.data.order import ShuffledOrder, StepSampler
+from idanim.data.parcel import collate_to_send
 from idanim.data.sample import ClipMeta, ClipSample, FaceMeta
 from idanim.data.shards import ShardIndex, find_shards, write_shard
+from idanim.freed_memory import keep_freed_memory
 from idanim.pictures import encode_jpeg
 from idanim.video_encoding import encode_mp4
 
@@ -105,7 +109,7 @@ class Decoding(Dataset[ClipItem]):
 def loader(dataset: Dataset[ClipItem], count: int, workers: int) -> Iterable[Any]:
     """As the data module makes it, of the first `count` samples."""
     sampler = StepSampler(0, count, 2)
-    return DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate)
+    return DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate_to_send)
 
 
 def consume(batches: Iterable[Any]) -> float:
@@ -116,6 +120,30 @@ def consume(batches: Iterable[Any]) -> float:
     for batch in iterator:
         count += len(batch.keys)
     return count / (time.perf_counter() - start)
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(of.ru_utime + of.ru_stime for of in used)
+
+
+def cost(dataset: Dataset[ClipItem], clips: int, workers: int, rounds: int) -> list[dict[str, float]]:
+    """Milliseconds of the processor a clip without workers and with; their start does not count."""
+    found: dict[int, list[float]] = {0: [], workers: []}
+    for _ in range(rounds):
+        for number, costs in found.items():
+            seconds = []
+            for count in (2 * PER_SHARD, 2 * PER_SHARD + clips):
+                before = processor_seconds()
+                for _batch in loader(dataset, count, number):
+                    pass
+                seconds.append(processor_seconds() - before)
+            costs.append(1e3 * (seconds[1] - seconds[0]) / clips)
+    return [
+        {"workers": number, "ms of the processor a clip": statistics.median(costs), "least": min(costs)}
+        for number, costs in found.items()
+    ]
 
 
 def memory_mib(pid: str = "self") -> float:
@@ -217,8 +245,15 @@ def speed(folder: Path, clips: int, workers: int, rounds: int) -> dict[str, Any]
     rows = [{"way": way, "clips/s": statistics.median(values)} for way, values in rates.items()]
     faster = ratio(rates["latents"], rates["decoded"])
     linear = ratio(rates["latents, twice the clips"], rates["latents"])
-    print(table(rows), f"times as fast: {faster}; clips/s at twice the clips: {linear}", sep="\n", flush=True)
-    return {"rows": rows, "ratios": {"latents over decoding": faster, "twice the clips": linear}}
+    costs = cost(ours, 2 * clips, workers, rounds)
+    print(
+        table(rows),
+        f"times as fast: {faster}; clips/s at twice the clips: {linear}",
+        table(costs),
+        sep="\n",
+        flush=True,
+    )
+    return {"rows": rows, "cost": costs, "ratios": {"latents over decoding": faster, "twice the clips": linear}}
 
 
 def main() -> None:
@@ -234,6 +269,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = options.only.split(",")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the programs do
     content: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,25 +1,37 @@
-"""Peak memory of one generated video at full size, computed by following every allocation: no weights, no GPU.
-Measured on a GPU: `benchmarks/generation_gpu.py`.
+"""Peak memory of a generated video and of a training step at full size, computed by following every allocation: no
+weights, no GPU. Measured on a GPU: `benchmarks/generation_gpu.py`, `benchmarks/training_step.py`.
 
-    python benchmarks/memory.py [--frames 21] [--size 512]
+    python benchmarks/memory.py [generation] [--frames 21] [--size 512]
+    python benchmarks/memory.py training [--clips 1 2] [--presets low balanced full] [--output outputs/bench]
 
-Every tensor is fake (sizes only); when each is made and freed is followed. What it can't see:
-workspaces of the GPU's libraries, fragmentation, and the CUDA context (about half a gigabyte).
+Every tensor is fake (sizes only); when each is made and freed is followed. What it can't see: workspaces of the GPU's
+libraries, fragmentation, and the CUDA context (about half a gigabyte). Kernels are those of a CPU but for the choices
+of `models/attention.py`, which are those of a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNetMotionModel
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from full_size import FULL, Sizes
+from measure import table, write_json
+from step_systems import Ours
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from training_step import RECOMPUTE
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idanim.config import restore
@@ -28,6 +40,7 @@ from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone, animatediff_scheduler
 from idanim.models.attention import ContextCache
 from idanim.models.backbone import DTYPES
+from idanim.models.blocks import BlockPlan, run_blocks
 from idanim.models.encoder import ClipFaceEncoder
 from idanim.models.tiny import byte_tokenizer
 
@@ -127,17 +140,107 @@ def stages(preset: str, frames: int, size: int) -> dict[str, int]:
         }
 
 
-def main() -> None:
-    """Print a row a preset."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=21)
-    parser.add_argument("--size", type=int, default=512)
-    arguments = parser.parse_args()
-    print(f"computed peak in GB (10⁹ bytes), {arguments.frames} frames of {arguments.size}², guidance on")
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of a training step.
+
+    Attributes:
+        resident: before and after it: weights of all models, the moving average, what the optimiser keeps.
+        saved: what the graph keeps from the forward for the backward pass, weights not among it.
+        most: the most at once.
+    """
+
+    resident: int
+    saved: int
+    most: int
+
+    def row(self) -> dict[str, float]:
+        """In GB (10⁹ bytes); the transient is what comes on top of the others."""
+        transient = self.most - self.resident - self.saved
+        parts = {"resident": self.resident, "saved": self.saved, "transient": transient, "most": self.most}
+        return {f"{name}, GB": size / GB for name, size in parts.items()}
+
+
+def saved_bytes(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
+    """What the graph of a loss keeps for its backward pass, each piece of memory once; weights don't count."""
+    known = {tensor.untyped_storage()._cdata for tensor in weights}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage
+        return tensor.detach()  # an output that its own node keeps would never be freed
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = loss()
+    del result
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+_KEPT: list[Ours] = []
+"""Never freed: torch 2.13 aborts (a damaged heap) when fake models that took a step are collected as garbage."""
+
+
+def training_memory(
+    sizes: Sizes,
+    presets: Sequence[str],
+    clips: Sequence[int],
+    dtype: torch.dtype = torch.bfloat16,
+    like_a_gpu: bool = True,
+) -> dict[tuple[int, str], StepMemory]:
+    """Bytes of the second training step of so many clips under each `memory=`; attention as chosen on a GPU or not."""
+    found = {}
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by `copy.deepcopy`
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        allocations = stack.enter_context(Allocations())
+        # Fake tensors can't be converted; everything is made where and as it stays.
+        stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
+        stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", like_a_gpu))
+        system = Ours(sizes, torch.device("cpu"), dtype)
+        _KEPT.append(system)
+        weights = [*system.module.parameters(), *system.module.buffers()]
+        for number in clips:
+            batch = system.batch(number)._replace(seeds=np.arange(number))  # which can be read
+            for preset in presets:
+                run_blocks(system.module.backbone.unet, BlockPlan(RECOMPUTE[preset].value))
+                system.step(batch)  # the optimiser makes its states
+                resident = allocations.most = allocations.now
+                system.step(batch)
+                most = allocations.most
+                saved = saved_bytes(lambda batch=batch: system.loss(batch), weights)
+                found[number, preset] = StepMemory(resident, saved, most)
+    return found
+
+
+def print_generation(frames: int, size: int) -> None:
+    """A row a preset."""
+    print(f"computed peak in GB (10⁹ bytes), {frames} frames of {size}², guidance on")
     for preset in ("low", "balanced", "full"):
-        peaks = stages(preset, arguments.frames, arguments.size)
+        peaks = stages(preset, frames, size)
         columns = "  ".join(f"{name} {value / GB:5.2f}" for name, value in peaks.items())
         print(f"memory={preset:<9} {columns}   most {max(peaks.values()) / GB:5.2f}", flush=True)
+
+
+def main() -> None:
+    """Print, and of training write too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["generation", "training"], default="generation")
+    parser.add_argument("--frames", type=int, default=21, help="of generation")
+    parser.add_argument("--size", type=int, default=512, help="of generation")
+    parser.add_argument("--clips", type=int, nargs="+", default=[1, 2], help="of a training step")
+    parser.add_argument("--presets", nargs="+", choices=list(RECOMPUTE), default=list(RECOMPUTE), help="of training")
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
+    options = parser.parse_args()
+    if options.what == "generation":
+        print_generation(options.frames, options.size)
+        return
+    found = training_memory(FULL, options.presets, options.clips)
+    rows = [{"clips": clips, "memory": preset} | memory.row() for (clips, preset), memory in found.items()]
+    print(f"computed, a training step of {FULL.frames} frames of {FULL.side_px}² in bfloat16", table(rows), sep="\n")
+    write_json(options.output / "memory_training.json", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from idanim.types import IdanimError
 
@@ -87,7 +89,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def parse_json(content: bytes | str, name: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Read JSON that anybody may have written.
+    """Read JSON that anybody may have written. Whole numbers of more than 64 bits become floats.
 
     Args:
         content: text, or UTF-8 bytes.
@@ -99,7 +101,9 @@ def parse_json(content: bytes | str, name: str, max_bytes: int = MAX_JSON_BYTES)
     """
     if len(content) > max_bytes:
         raise IdanimError(f"{name}: {len(content):,} bytes of JSON, at most {max_bytes:,} are read")
-    try:
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(content)  # a tenth of the time; a training sample has thousands of numbers
+    try:  # what it does not take: NaN, UTF-16, halves of characters
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise IdanimError(f"{name}: can't be read as JSON: {str(error)[:200]}") from error

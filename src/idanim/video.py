@@ -82,7 +82,7 @@ def to_float(frames: UInt8Array | Tensor) -> Tensor:
     pixels = torch.as_tensor(frames)
     if pixels.dtype != torch.uint8 or pixels.shape[-1] != 3:
         raise ValueError(f"expected uint8 [..., H, W, 3], got {pixels.dtype} {tuple(pixels.shape)}")
-    return pixels.movedim(-1, -3).float().div(127.5).sub(1.0)
+    return pixels.movedim(-1, -3).float().div_(127.5).sub_(1.0)
 
 
 def to_uint8(pixels: Tensor) -> UInt8Array:

@@ -154,7 +154,7 @@ class ClipDataset(Dataset[ClipItem]):
             for name in names
         ]
         landmarks = self.landmarks.read(shard, key) if self.landmarks else None
-        latents = torch.addcmul(mean, std, posterior_noise)
+        latents = mean.addcmul_(std, posterior_noise)
         return ClipItem(latents, to_float(np.stack(crops)), caption, seed, key, meta.identity, landmarks)
 
     def _caption(self, meta: ClipMeta, rng: np.random.Generator) -> str:
