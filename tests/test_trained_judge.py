@@ -34,6 +34,15 @@ def test_the_configuration_tells(tmp_path, choices, part):
     assert all(part in recogniser.part for recogniser in found)
 
 
+def test_what_leads_the_sampling_has_a_part(tmp_path):
+    config = restore("train", {"choices": {"backbone": "toy"}, "values": FROM_SCRATCH})
+    ckpt = write_checkpoint(tmp_path / "a.safetensors")
+    (found,) = used_recognisers(ckpt, config, guides=True)
+    assert found.is_in(RECOGNISER)
+    assert "leads its videos" in found.part
+    assert used_recognisers(ckpt, config) == []
+
+
 def test_what_trained_the_start_had_a_part(tmp_path):
     """Of ours as its file says, of theirs' start as far as files are there, and the toy world's own adapter."""
     stored = {"choices": {"backbone": "toy", "identity_loss": "arcface"}, **FROM_SCRATCH}

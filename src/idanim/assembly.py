@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from idanim.config import build, built_or_plain, replace_values, restore
+from idanim.faces.engine import FaceEngine, detect_all
+from idanim.generation.identity_guidance import IdentityGuidance
 from idanim.generation.sampler import Sampler, SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
@@ -207,6 +210,48 @@ def load_sampler(
             model.to(device)
     models.adapter.requires_grad_(False)
     return Sampler(*models), config
+
+
+def require_guide(settings: SamplingSettings, trained: Mapping[str, Any]) -> None:
+    """Refuse identity guidance without a recogniser, before anything large is loaded.
+
+    Raises:
+        IdanimError: the backbone names no recogniser, or its file is missing; the text says what to do.
+    """
+    if settings.identity_guidance:
+        path = built_or_plain(trained["backbone"]["recogniser"])
+        if path is None or not Path(path).expanduser().is_file():
+            raise IdanimError(
+                f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
+                "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
+            )
+
+
+def attach_identity_guidance(
+    sampler: Sampler,
+    trained: Mapping[str, Any],
+    engine: FaceEngine,
+    settings: SamplingSettings,
+    memory: Mapping[str, Any],
+) -> None:
+    """Give a sampler what leads videos to the person, if the settings ask for it.
+
+    Args:
+        sampler: of `load_sampler`.
+        trained: the configuration that it was built from, whose backbone names the recogniser.
+        engine: finds the faces in unfinished frames.
+        settings: of the videos.
+        memory: preset; so many frames as it decodes at once are decoded with gradients.
+
+    Raises:
+        IdanimError: the backbone names no recogniser, or its file is missing.
+    """
+    require_guide(settings, trained)
+    if settings.identity_guidance:
+        recogniser = FaceRecogniser(built_or_plain(trained["backbone"]["recogniser"])).to(sampler.backbone.device)
+        find_faces = functools.partial(detect_all, engine)
+        options = {"chunk_frames": memory["vae_chunk_frames"]} if memory["vae_chunk_frames"] else {}
+        sampler.identity_guidance = IdentityGuidance(sampler.backbone, recogniser, find_faces, **options)
 
 
 def _read(

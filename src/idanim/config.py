@@ -130,7 +130,7 @@ def program(
             except IdanimError as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise  # Hydra says in which job
-                errors.append(error)  # past Hydra, whose own line about it would come before ours
+                errors.append(error)  # past Hydra, whose own line would come before ours; its callbacks see no failure
 
         def main() -> None:
             # Without torchvision transformers warns at import that it falls back to PIL, which is what we use.

@@ -13,10 +13,12 @@ from typing import Any
 from tqdm import tqdm
 
 from idanim.assembly import (
+    attach_identity_guidance,
     chosen_settings,
     load_sampler,
     loading_device,
     pick_device,
+    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
@@ -219,16 +221,26 @@ def _generate(
     device = pick_device(config["device"])
     overrides = sampling_overrides(config)
     options = (overrides, loading_device(config["memory"], device), config["scale"], config["backbone"])
-    loader = SystemLoader(load, options, functools.partial(save_memory, memory=config["memory"], device=device))
     first = ckpt or systems[0].ckpt  # whose settings all systems share
     trained = training_config(first, overrides, config["backbone"])
     settings = chosen_settings(config, trained)
+
+    def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
+        save_memory(sampler, config["memory"], device)
+        attach_identity_guidance(sampler, its_config, engine, settings, config["memory"])
+
+    loader = SystemLoader(load, options, prepare)
     models = _configurations(systems, {first: trained}, overrides, config)
     used = {
-        system.name: [] if system.shows_nobody else used_recognisers(system.ckpt, models[system.name])
+        system.name: []
+        if system.shows_nobody
+        else used_recognisers(system.ckpt, models[system.name], guides=settings.identity_guidance > 0)
         for system in systems
     }
     _refuse_partial_judge(engine, used, config)
+    for system in systems:
+        if not system.shows_nobody:
+            require_guide(settings, models[system.name])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled, hashes = FilledGrid(), _Hashes()

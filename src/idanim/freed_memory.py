@@ -27,5 +27,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    is_kept = bool(mallopt(_ARENA_MAX, NUM_HEAPS)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    is_kept = all([mallopt(_ARENA_MAX, NUM_HEAPS), mallopt(_TRIM_THRESHOLD, KEPT_BYTES)])
     return any(mallopt(_MMAP_THRESHOLD, size) for size in LARGEST_KEPT_BYTES) and is_kept

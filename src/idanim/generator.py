@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from idanim.assembly import (
+    attach_identity_guidance,
     chosen_settings,
     load_sampler,
     loading_device,
     pick_device,
+    require_guide,
     sampling_overrides,
     save_memory,
+    training_config,
 )
 from idanim.config import Run, build, built_or_plain, compose
 from idanim.faces.engine import FaceEngine
@@ -40,6 +43,7 @@ from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
 from idanim.reference_faces import ReferenceFace, ReferencePerson
 from idanim.toyworld.shipped import is_shipped
+from idanim.trained_judge import as_stored, used_recognisers
 from idanim.types import GeneratedClip, IdanimError
 
 SYSTEM = "adapter"
@@ -137,7 +141,8 @@ class Generator:
         with self._memory_told():
             self.sampler, self.trained = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
-        self.settings = chosen_settings(config, self.trained)
+            self.settings = chosen_settings(config, self.trained)
+            attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings, config["memory"])
         self.sampler.check(self.settings)
         self._hashes: dict[str, str] = {}
 
@@ -313,7 +318,7 @@ class Generator:
             "face_engine": self.engine.name,
             "scale": self.sampler.adapter.scale,
             "backbone": self.trained["backbone"],
-            "sampling": asdict(settings),
+            "sampling": settings.recorded(),
             "weights": list(person.weights) or None,
             "notes": [*person.notes, *filter(None, [self.cut_note(prompt)])],
             "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
@@ -324,6 +329,8 @@ class Generator:
             "memory": self.memory,
             "git_sha": self.run.git_sha,
         }
+        if self._recognisers:
+            made_with["recognisers"] = self._recognisers
         return VideoRecord(prompt, person.name, seed, SYSTEM, made_with=made_with)
 
     def _shown(self, person: Person, control: SparseControl | None) -> dict[str, Any]:
@@ -345,11 +352,18 @@ class Generator:
         return self._hashes[key]
 
     @cached_property
+    def _recognisers(self) -> list[dict[str, Any]]:
+        """Those with a part in all videos, which may not judge them."""
+        guides = self.sampler.identity_guidance is not None
+        return as_stored(used_recognisers(self.ckpt, self.trained, guides))
+
+    @cached_property
     def _weights(self) -> dict[str, str]:
         """Every file and folder of weights, and of pictures that control → its hash."""
         trained, used = self.trained, [str(self.ckpt.resolve()), *(str(path.resolve()) for path in self.engine.files)]
         nodes = [trained["backbone"]["model"], trained["encoder"], self.run.config["control"]]
-        if isinstance(self.sampler.encoder, ArcFaceEncoder | ClipArcFaceEncoder):
+        sees_vectors = isinstance(self.sampler.encoder, ArcFaceEncoder | ClipArcFaceEncoder)
+        if sees_vectors or self.sampler.identity_guidance is not None:
             nodes.append({"recogniser": trained["backbone"]["recogniser"]})
         return hashes_of([*used, *nodes])
 
@@ -378,6 +392,8 @@ class Generator:
 def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
     device, memory = pick_device(config["device"]), config["memory"]
     home = loading_device(memory, device)
+    planned = training_config(ckpt, sampling_overrides(config), config["backbone"])
+    require_guide(chosen_settings(config, planned), planned)
     sampler, trained = load_sampler(ckpt, sampling_overrides(config), home, config["scale"], config["backbone"])
     save_memory(sampler, memory, device)
     return sampler, trained

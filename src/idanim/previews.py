@@ -71,7 +71,7 @@ class PreviewMaker:
             faces = None
         return cls(
             **config["previews"],
-            settings=sampling_settings(config),
+            settings=sampling_settings(config, identity_guidance=0.0),  # what the adapter can do by itself
             faces=faces,
             folder=output / "previews",
             loggers=loggers,

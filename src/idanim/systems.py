@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,14 @@ class SystemLoader:
     Args:
         load: rebuilds a sampler from an adapter file, see `load_sampler`.
         options: its arguments behind the file: overrides, device, scale, backbone.
-        prepare: done to each sampler that was loaded.
+        prepare: done to each sampler that was loaded, given with the configuration it was built from.
     """
 
     def __init__(
-        self, load: Loader, options: Sequence[Any], prepare: Callable[[Sampler], None] = lambda sampler: None
+        self,
+        load: Loader,
+        options: Sequence[Any],
+        prepare: Callable[[Sampler, Mapping[str, Any]], None] = lambda sampler, config: None,
     ) -> None:
         self._load = load
         self._prepare = prepare
@@ -137,7 +140,7 @@ class SystemLoader:
                 more["default_backbone"] = default_backbone
             self._loaded = self._load(system.ckpt, *self._options, **more)
             self._key = key
-            self._prepare(self._loaded[0])
+            self._prepare(*self._loaded)
         return self._loaded
 
 
@@ -215,7 +218,7 @@ def fill_grid(
     filled, missing = FilledGrid(), []
     for cell in cells:
         person = by_name.get(cell.identity)
-        made_with = dict(source) | {"sampling": asdict(settings), "references": person.digest if person else None}
+        made_with = dict(source) | {"sampling": settings.recorded(), "references": person.digest if person else None}
         record = VideoRecord(cell.prompt.text, cell.identity, cell.seed, cell.system, cell.prompt.group, made_with)
         path = folder / cell.path
         filled.videos[path] = record

@@ -39,17 +39,20 @@ class UsedRecogniser:
         return same_content or Path(self.file).stem == judge.stem
 
 
-def used_recognisers(ckpt: Path, config: Mapping[str, Any]) -> list[UsedRecogniser]:
-    """The recognisers that trained an adapter, or what it started from, or that it sees people through.
+def used_recognisers(ckpt: Path, config: Mapping[str, Any], guides: bool = False) -> list[UsedRecogniser]:
+    """The recognisers that trained an adapter, or what it started from, that it sees people through, or that lead it.
 
     Args:
         ckpt: adapter file.
         config: training configuration that it is run with, see `idanim.assembly.training_config`.
+        guides: whether the backbone's recogniser leads the sampling.
     """
     found = [*_trained_by(ckpt, config), *_behind_start(config, {_place(ckpt)})]
     found += [(path, "is what it sees people through (encoder)") for path in _paths(config["encoder"]["model"])]
     if _sees_through_backbone(ckpt):
         found.append((config["backbone"]["recogniser"], "is what it sees people through (backbone.recogniser)"))
+    if guides:
+        found.append((config["backbone"]["recogniser"], "leads its videos (sampling.identity_guidance)"))
     files = [(Path(str(built_or_plain(path))).expanduser(), part) for path, part in found if path is not None]
     return [UsedRecogniser(path.name, part, sha256(path) if path.is_file() else None) for path, part in files]
 

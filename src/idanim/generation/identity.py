@@ -15,26 +15,41 @@ WEIGHTS_TOLERANCE = 1e-3
 
 
 class IdTokens(NamedTuple):
-    """What the backbone attends to for a person, and for nobody where guidance leads away; each [1, Q, D]."""
+    """What is known of a person for sampling.
+
+    Attributes:
+        person: what the backbone attends to, [1, Q, D].
+        nobody: the same where guidance leads away, [1, Q, D].
+        face_vector: what identity guidance leads to, [1, E]; None without it.
+    """
 
     person: Tensor
     nobody: Tensor
+    face_vector: Tensor | None = None
 
 
 def mix(identities: Sequence[IdTokens], weights: Sequence[float]) -> IdTokens:
-    """Weighted average of the id tokens of several identities.
+    """Weighted average of the id tokens, and of the face vectors, of several identities.
 
     Args:
         identities: of one adapter.
         weights: one each, none negative, with the sum 1.
 
     Raises:
-        IdanimError: other weights; the text says what was got and expected.
+        IdanimError: other weights, or face vectors of only some; the text says what was got and expected.
     """
     check_weights(weights, len(identities))
-    tokens = torch.stack([identity.person for identity in identities])
-    shares = torch.tensor(weights, dtype=torch.float32, device=tokens.device).view(-1, 1, 1, 1)
-    return IdTokens((tokens.float() * shares).sum(0).to(tokens.dtype), identities[0].nobody)
+    vectors = [identity.face_vector for identity in identities if identity.face_vector is not None]
+    if len(vectors) not in (0, len(identities)):
+        raise IdanimError("some of these id tokens were made with identity guidance and some without; make them anew")
+    person = _average([identity.person for identity in identities], weights)
+    return IdTokens(person, identities[0].nobody, _average(vectors, weights) if vectors else None)
+
+
+def _average(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    stacked = torch.stack(list(tensors))
+    shares = torch.tensor(weights, dtype=torch.float32, device=stacked.device).view(-1, *[1] * tensors[0].dim())
+    return (stacked.float() * shares).sum(0).to(stacked.dtype)
 
 
 def check_weights(weights: Sequence[float], num_identities: int) -> None:

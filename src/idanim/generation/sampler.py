@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens
+from idanim.generation.identity_guidance import Aim, IdentityGuidance
 from idanim.generation.schedulers import scheduler_like
 from idanim.models.adapter import FaceAdapter
 from idanim.models.attention import ContextCache
@@ -58,6 +61,8 @@ class SamplingSettings:
         fps: frames per second of the video.
         scheduler: one of `idanim.generation.schedulers.SCHEDULER_NAMES`.
         free_noise: sample in windows that overlap, so that a video may be longer than the motion modules.
+        identity_guidance: strength of `IdentityGuidance`, 0.05 to 0.2; 0 switches it off.
+        identity_guidance_limit: similarity to the person at which it ends, in [-1, 1].
     """
 
     num_frames: int
@@ -69,6 +74,15 @@ class SamplingSettings:
     fps: float
     scheduler: str = "ddim"
     free_noise: bool = False
+    identity_guidance: float = 0.0
+    identity_guidance_limit: float = 0.7
+
+    def recorded(self) -> dict[str, Any]:
+        """As the record of a video says them: of identity guidance only where there is some."""
+        return {key: value for key, value in asdict(self).items() if self.identity_guidance or key not in _GUIDANCE}
+
+
+_GUIDANCE = ("identity_guidance", "identity_guidance_limit")
 
 
 class Sampler:
@@ -79,15 +93,22 @@ class Sampler:
         encoder: describes reference pictures.
         adapter: turns that into id tokens; the backbone is left with it attached.
         offload_from: a device to which each model is moved only while it works; None = they stay where they are.
+        identity_guidance: leads videos to the person where the settings say how strongly.
     """
 
     def __init__(
-        self, backbone: Backbone, encoder: FaceEncoder, adapter: FaceAdapter, offload_from: str | None = None
+        self,
+        backbone: Backbone,
+        encoder: FaceEncoder,
+        adapter: FaceAdapter,
+        offload_from: str | None = None,
+        identity_guidance: IdentityGuidance | None = None,
     ) -> None:
         self.backbone = backbone
         self.encoder = encoder
         self.adapter = adapter
         self.offload_from = offload_from
+        self.identity_guidance = identity_guidance
         self._cache = ContextCache()
         self._pipeline = backbone.pipeline()
         self._pipeline.set_progress_bar_config(disable=True)
@@ -138,14 +159,19 @@ class Sampler:
             For each request its video, or why there is none.
         """
         self.check(settings)
-        contexts = [self.guidance_contexts(r.references, r.prompt, settings.negative_prompt) for r in requests]
+        tokens = [self.id_tokens(request.references) if request.references else None for request in requests]
+        contexts = [
+            self._contexts(own, request.prompt, settings.negative_prompt)
+            for own, request in zip(tokens, requests, strict=True)
+        ]
         if len(requests) > 1 and (self._in_windows(settings) or len({context.shape for context, _ in contexts}) > 1):
             # FreeNoise draws for one video; other numbers of references give other numbers of tokens
             return [result for request in requests for result in self.generate_together([request], settings)]
         context, negative = (torch.cat(parts) for parts in zip(*contexts, strict=True))
         seeds = [request.seed for request in requests]
         clips: list[GeneratedClip | UnusableVideoError] = []
-        for frames, request in zip(self._denoise(context, negative, seeds, settings), requests, strict=True):
+        videos = self._denoise(context, negative, seeds, settings, tokens)
+        for frames, request in zip(videos, requests, strict=True):
             try:
                 pixels = to_uint8(frames.float() * 2 - 1)
                 clips.append(GeneratedClip(pixels, settings.fps, request.prompt, request.identity, request.seed))
@@ -181,12 +207,12 @@ class Sampler:
         self.check(settings)
         context, negative = self._contexts(tokens, prompt, settings.negative_prompt)
         if control is None:
-            frames = self.denoise(context, negative, seed, settings, on_step)
+            frames = self._denoise(context, negative, [seed], settings, [tokens], on_step)[0]
         else:
             num_text_tokens = context.shape[1] - (tokens.person.shape[1] if tokens else 0)
             options = self._control_options(control, settings)
             with self._at_work(control.network), control.reading(num_text_tokens):
-                frames = self.denoise(context, negative, seed, settings, on_step, **options)
+                frames = self._denoise(context, negative, [seed], settings, [tokens], on_step, **options)[0]
         return GeneratedClip(to_uint8(frames.float() * 2 - 1), settings.fps, prompt, identity, seed)
 
     def check(self, settings: SamplingSettings) -> None:
@@ -206,6 +232,15 @@ class Sampler:
             raise IdanimError(f"{settings.height} × {settings.width} pixels: both must be multiples of {multiple}")
         if settings.num_inference_steps < 1:
             raise IdanimError(f"num_inference_steps={settings.num_inference_steps}: at least 1 is needed")
+        if settings.identity_guidance and self.identity_guidance is None:
+            raise IdanimError(
+                f"identity_guidance={settings.identity_guidance:g}: its recogniser is loaded with the other models, so "
+                f"this must be said when they are: sampling.identity_guidance={settings.identity_guidance:g}"
+            )
+        if not 0 <= settings.identity_guidance < math.inf:
+            raise IdanimError(f"identity_guidance={settings.identity_guidance}: expected 0 or more")
+        if not -1 <= settings.identity_guidance_limit <= 1:
+            raise IdanimError(f"identity_guidance_limit={settings.identity_guidance_limit}: expected -1 to 1")
         scheduler_like(settings.scheduler, self.backbone.scheduler_config)
 
     @torch.no_grad()
@@ -219,7 +254,11 @@ class Sampler:
             device = self.adapter.device
             features = self.encoder.encode(to_float(crops)[None].to(device)).to(dtype)
             nobody = self.encoder.null_features().to(dtype).expand(-1, self.adapter.num_references, -1, -1)
-            return IdTokens(self.adapter.id_tokens(features), self.adapter.id_tokens(nobody))
+            tokens = IdTokens(self.adapter.id_tokens(features), self.adapter.id_tokens(nobody))
+        if self.identity_guidance is None:
+            return tokens
+        with self._at_work(self.identity_guidance.recogniser):
+            return tokens._replace(face_vector=self.identity_guidance.face_vector(references))
 
     @torch.no_grad()
     def guidance_contexts(
@@ -267,7 +306,7 @@ class Sampler:
             pipeline: a diffusers pipeline in place of the backbone's own, for instance one with sparse control.
             options: further arguments of that pipeline.
         """
-        return self._denoise(context, negative, [seed], settings, on_step, pipeline, **options)[0]
+        return self._denoise(context, negative, [seed], settings, [None], on_step, pipeline, **options)[0]
 
     def _denoise(
         self,
@@ -275,6 +314,7 @@ class Sampler:
         negative: Tensor,
         seeds: Sequence[int],
         settings: SamplingSettings,
+        persons: Sequence[IdTokens | None],
         on_step: OnStep | None = None,
         pipeline: Any = None,
         **options: Any,
@@ -289,7 +329,8 @@ class Sampler:
         pipeline = pipeline or self._pipeline
         pipeline.scheduler = scheduler_like(settings.scheduler, self.backbone.scheduler_config)
         parts = self.backbone.parts
-        with self._at_work(parts.denoiser, self.adapter), self._cache.video(settings.num_frames):
+        guides = self._lead(pipeline.scheduler, persons, settings)
+        with self._at_work(parts.denoiser, self.adapter, *guides), self._cache.video(settings.num_frames):
             device = self.backbone.device
             in_windows = self._in_windows(settings)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -309,6 +350,21 @@ class Sampler:
                 ).frames
         with self._at_work(parts.autoencoder):
             return (self.backbone.decode_video(latents) / 2 + 0.5).clamp(0, 1)
+
+    def _lead(
+        self, scheduler: Any, persons: Sequence[IdTokens | None], settings: SamplingSettings
+    ) -> Sequence[nn.Module]:
+        """Lead the steps of a scheduler to the persons; returns the models that work for it beside the denoiser."""
+        shown = [person for person in persons if person is not None]
+        if self.identity_guidance is None or not settings.identity_guidance or not shown:
+            return ()
+        vectors = [person.face_vector for person in shown if person.face_vector is not None]
+        if len(vectors) < len(shown):
+            raise IdanimError("identity_guidance: these id tokens were made without a recogniser; make them anew")
+        # A mean of several pictures or people is shorter than 1, and could not come near the limit.
+        aim = Aim(normalize(torch.cat(vectors), dim=1), settings.identity_guidance, settings.identity_guidance_limit)
+        self.identity_guidance.lead(scheduler, aim)
+        return self.backbone.parts.autoencoder, self.identity_guidance.recogniser
 
     @property
     def _window_frames(self) -> int:

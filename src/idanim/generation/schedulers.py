@@ -43,3 +43,20 @@ def scheduler_like(name: str, config: Mapping[str, Any]) -> Any:
         raise IdanimError(f"sampling.scheduler={name!r}: expected one of {', '.join(SCHEDULER_NAMES)}")
     kind, changes = _SCHEDULERS[name]
     return kind.from_config(dict(config), **changes)
+
+
+def noise_level(scheduler: Any, timestep: Any) -> tuple[float, float]:
+    """How noisy the latents are that a scheduler gives to its `step` at a timestep.
+
+    Args:
+        scheduler: of `scheduler_like`, with its timesteps set.
+        timestep: one of them.
+
+    Returns:
+        The share ā of the power that is signal, and how many times larger the latents are than
+        sqrt(ā) x_0 + sqrt(1 - ā) ε: 1 but for Euler's, which are x_0 + σ ε.
+    """
+    if isinstance(scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
+        power = 1 + float(scheduler.sigmas[scheduler.index_for_timestep(timestep)]) ** 2
+        return 1 / power, power**0.5
+    return float(scheduler.alphas_cumprod[int(timestep)]), 1.0

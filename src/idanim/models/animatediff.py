@@ -308,6 +308,13 @@ class AnimateDiffBackbone(Backbone):
             return share.sqrt() * diffused.latents - (1 - share).sqrt() * prediction
         return (diffused.latents - (1 - share).sqrt() * prediction) / share.sqrt()
 
+    def answer_for(self, diffused: Diffused, clean: Tensor) -> Tensor:
+        """v = (sqrt(ā) x_t - x_0) / sqrt(1 - ā), or ε = (x_t - sqrt(ā) x_0) / sqrt(1 - ā)."""
+        share = diffused.signal_share.view(-1, 1, 1, 1, 1)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return (share.sqrt() * diffused.latents - clean) / (1 - share).sqrt()
+        return (diffused.latents - share.sqrt() * clean) / (1 - share).sqrt()
+
     def pipeline(self) -> VideoPipeline:
         """diffusers' own pipeline over these modules."""
         return VideoPipeline(

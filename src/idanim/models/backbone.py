@@ -151,6 +151,10 @@ class Backbone(nn.Module, ABC):
         """The clean latents [B, C, F, h, w] that `prediction` for `diffused` amounts to."""
 
     @abstractmethod
+    def answer_for(self, diffused: Diffused, clean: Tensor) -> Tensor:
+        """The prediction for `diffused` that amounts to these clean latents: the inverse of `clean`."""
+
+    @abstractmethod
     def pipeline(self) -> Any:
         """A diffusers pipeline over these weights that takes `prompt_embeds`."""
 

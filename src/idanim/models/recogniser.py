@@ -46,7 +46,7 @@ class FaceRecogniser(nn.Module):
         """Cut out and embed one face of each picture.
 
         Args:
-            pictures: [N, 3, S, S] in [-1, 1].
+            pictures: [N, 3, H, W] in [-1, 1].
             landmarks: [N, 5, 2] pixels.
 
         Returns:
