@@ -18,8 +18,7 @@ async def forget(page: gr.Blocks, key: str) -> None:
     """
     queue = page._queue
     await queue.clean_events(session_hash=key)
-    if not queue.pending_event_ids_session.get(key):  # its connection looks there until the last request ends
-        queue.pending_event_ids_session.pop(key, None)
+    queue.pending_event_ids_session.pop(key, None)
     holder = page.state_holder
     with holder.lock:
         holder.session_data.pop(key, None)

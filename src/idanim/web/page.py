@@ -84,9 +84,8 @@ def _connect(
             raise _told(error) from error
         return "Waiting for its turn …"
 
-    def end(request: gr.Request) -> str:
+    def end(request: gr.Request) -> None:
         studio.stop(str(request.session_hash))
-        return "Stops after this step …"
 
     def leave(request: gr.Request) -> None:
         studio.close(str(request.session_hash))
@@ -99,7 +98,9 @@ def _connect(
     # In Gradio's queue, or an error would not come up.
     begun = make.click(begin, outputs=status, show_progress="hidden", concurrency_limit=None, **private)
     begun.success(run, fields, list(shown), show_progress_on=gallery, concurrency_limit=1, **private)
-    stop.click(end, outputs=status, show_progress="hidden", queue=False, **private)
+    # Said in the browser: an answer of the server's could come after what the end of the work says, and replace it.
+    stop.click(None, outputs=status, js="() => 'Stops after this step …'", **private)
+    stop.click(end, show_progress="hidden", queue=False, **private)
     page.unload(leave)
     page.unload(forget_page)
 
