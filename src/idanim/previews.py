@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class PreviewMaker:
             faces = None
         return cls(
             **config["previews"],
-            settings=sampling_settings(config, identity_guidance=0.0),  # what the adapter can do by itself
+            settings=replace(sampling_settings(config), identity_guidance=0.0),  # what the adapter can do by itself
             faces=faces,
             folder=output / "previews",
             loggers=loggers,

@@ -234,10 +234,14 @@ def test_what_does_not_fit_is_told(sampler, guided, pictures):
         sampler.check(SETTINGS)
     with pytest.raises(IdanimError, match="expected 0 or more"):
         guided.check(replace(SETTINGS, identity_guidance=-1.0))
+    with pytest.raises(IdanimError, match=r"sampling\.num_inference_steps='many': expected a whole number"):
+        replace(SETTINGS, num_inference_steps="many")
+    with pytest.raises(IdanimError, match=r"sampling\.free_noise=1: expected true or false"):
+        replace(SETTINGS, free_noise=1)
     with pytest.raises(IdanimError, match="expected -1 to 1"):
         guided.check(replace(SETTINGS, identity_guidance_limit=math.nan))
     unled = sampler.id_tokens([pictures[0, 0]])
-    with pytest.raises(IdanimError, match="without a recogniser"):
+    with pytest.raises(IdanimError, match="read without a recogniser"):
         guided.generate_from(unled, PROMPT, 0, SETTINGS)
     with pytest.raises(IdanimError, match="some without"):
         mix([unled, guided.id_tokens([pictures[1, 0]])], [0.5, 0.5])

@@ -41,7 +41,9 @@ def mix(identities: Sequence[IdTokens], weights: Sequence[float]) -> IdTokens:
     check_weights(weights, len(identities))
     vectors = [identity.face_vector for identity in identities if identity.face_vector is not None]
     if len(vectors) not in (0, len(identities)):
-        raise IdanimError("some of these id tokens were made with identity guidance and some without; make them anew")
+        raise IdanimError(
+            "some of these people were read with identity guidance and some without; read them again by one generator"
+        )
     person = _average([identity.person for identity in identities], weights)
     return IdTokens(person, identities[0].nobody, _average(vectors, weights) if vectors else None)
 

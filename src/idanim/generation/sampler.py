@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +61,11 @@ class SamplingSettings:
         fps: frames per second of the video.
         scheduler: one of `idanim.generation.schedulers.SCHEDULER_NAMES`.
         free_noise: sample in windows that overlap, so that a video may be longer than the motion modules.
-        identity_guidance: strength of `IdentityGuidance`, 0.05 to 0.2; 0 switches it off.
+        identity_guidance: strength of `IdentityGuidance`, for instance 0.1; 0 switches it off.
         identity_guidance_limit: similarity to the person at which it ends, in [-1, 1].
+
+    Raises:
+        IdanimError: a value of another type, or identity guidance beyond its range.
     """
 
     num_frames: int
@@ -76,6 +79,19 @@ class SamplingSettings:
     free_noise: bool = False
     identity_guidance: float = 0.0
     identity_guidance_limit: float = 0.7
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            is_odd_bool = isinstance(value, bool) and setting.type != "bool"
+            if is_odd_bool or not isinstance(value, kinds[str(setting.type)]):
+                wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+                raise IdanimError(f"sampling.{setting.name}={value!r}: expected {wanted[str(setting.type)]}")
+        if not 0 <= self.identity_guidance < math.inf:
+            raise IdanimError(f"sampling.identity_guidance={self.identity_guidance}: expected 0 or more")
+        if not -1 <= self.identity_guidance_limit <= 1:
+            raise IdanimError(f"sampling.identity_guidance_limit={self.identity_guidance_limit}: expected -1 to 1")
 
     def recorded(self) -> dict[str, Any]:
         """As the record of a video says them: of identity guidance only where there is some."""
@@ -237,10 +253,6 @@ class Sampler:
                 f"identity_guidance={settings.identity_guidance:g}: its recogniser is loaded with the other models, so "
                 f"this must be said when they are: sampling.identity_guidance={settings.identity_guidance:g}"
             )
-        if not 0 <= settings.identity_guidance < math.inf:
-            raise IdanimError(f"identity_guidance={settings.identity_guidance}: expected 0 or more")
-        if not -1 <= settings.identity_guidance_limit <= 1:
-            raise IdanimError(f"identity_guidance_limit={settings.identity_guidance_limit}: expected -1 to 1")
         scheduler_like(settings.scheduler, self.backbone.scheduler_config)
 
     @torch.no_grad()
@@ -360,7 +372,10 @@ class Sampler:
             return ()
         vectors = [person.face_vector for person in shown if person.face_vector is not None]
         if len(vectors) < len(shown):
-            raise IdanimError("identity_guidance: these id tokens were made without a recogniser; make them anew")
+            raise IdanimError(
+                "identity_guidance: this person was read without a recogniser; read it again by the generator that makes "
+                "the video"
+            )
         # A mean of several pictures or people is shorter than 1, and could not come near the limit.
         aim = Aim(normalize(torch.cat(vectors), dim=1), settings.identity_guidance, settings.identity_guidance_limit)
         self.identity_guidance.lead(scheduler, aim)
