@@ -373,8 +373,8 @@ class Sampler:
         vectors = [person.face_vector for person in shown if person.face_vector is not None]
         if len(vectors) < len(shown):
             raise IdanimError(
-                "identity_guidance: this person was read without a recogniser; read it again by the generator that makes "
-                "the video"
+                "identity_guidance: this person was read without a recogniser; read it again by the generator that "
+                "makes the video"
             )
         # A mean of several pictures or people is shorter than 1, and could not come near the limit.
         aim = Aim(normalize(torch.cat(vectors), dim=1), settings.identity_guidance, settings.identity_guidance_limit)
