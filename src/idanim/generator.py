@@ -392,9 +392,10 @@ class Generator:
 def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
     device, memory = pick_device(config["device"]), config["memory"]
     home = loading_device(memory, device)
-    planned = training_config(ckpt, sampling_overrides(config), config["backbone"])
+    overrides = sampling_overrides(config)
+    planned = training_config(ckpt, overrides, config["backbone"])
     require_guide(chosen_settings(config, planned), planned)
-    sampler, trained = load_sampler(ckpt, sampling_overrides(config), home, config["scale"], config["backbone"])
+    sampler, trained = load_sampler(ckpt, overrides, home, config["scale"], config["backbone"])
     save_memory(sampler, memory, device)
     return sampler, trained
 

@@ -38,8 +38,7 @@ class Aim:
     Attributes:
         persons: face vectors of unit length [B, D], whom each video shows.
         strength: root mean square of what a frame by itself would add to its clean latents in a step.
-        limit: cosine to the person from which on a frame asks for nothing by itself. Two pictures of a person are not
-            more alike; what is nearer to the reference copies it.
+        limit: cosine to the person from which on a frame asks for nothing by itself; that of two pictures of a person.
     """
 
     persons: Tensor
