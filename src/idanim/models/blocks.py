@@ -14,28 +14,25 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
+from idanim.models.frozen_layers import convolve, gated_gelu
 from idanim.types import IdanimError
 
 log = logging.getLogger(__name__)
 
 BLOCKS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
-LONG_KEYS = 256
 _MAX_SHAPES = 256
 
-_aten = torch.ops.aten
-_FUSED_ATTENTION = {
-    _aten._scaled_dot_product_flash_attention.default,
-    _aten._scaled_dot_product_efficient_attention.default,
-    _aten._scaled_dot_product_cudnn_attention.default,
-    _aten._scaled_dot_product_flash_attention_for_cpu.default,
-}
+Way = Callable[..., Any]
+"""How a module runs: takes it and the arguments of its `forward`."""
 
 
 class Recompute(StrEnum):
@@ -43,7 +40,8 @@ class Recompute(StrEnum):
 
     NOTHING = "nothing"
     CHEAP = "cheap"
-    """What is large for the work it takes: most of the memory, less than half of the work."""
+    """What is large for the work it takes. Kept are what convolutions give and what comes into motion modules, and
+    into attention and feed-forward layers of spatial transformers."""
     ALL = "all"
     """Only the inputs of blocks are kept."""
 
@@ -76,84 +74,100 @@ def run_blocks(unet: nn.Module, plan: BlockPlan) -> None:
     """
     memory_format = torch.channels_last if plan.channels_last else torch.contiguous_format
     unet.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's annotations
-    run = _RUN[Recompute(plan.recompute)]
+    recompute = Recompute(plan.recompute)
+    ways = _RECOMPUTED[recompute] | ({} if plan.compiled else _LEAN)  # a compiler decides by itself what layers keep
     if plan.compiled:
-        run = _Compiled(run)
-    for block in unet.modules():
-        if isinstance(block, BLOCKS):
-            block.forward = functools.partial(_with_gradients, run, block)
+        ways |= {kind: _Compiled(ways.get(kind, _plain)) for kind in BLOCKS}
+    for module in unet.modules():
+        if isinstance(module, _CHANGED):
+            module.__dict__.pop("forward", None)  # of an earlier plan
+            way = ways.get(type(module))
+            if way is not None and not _is_in_motion_module(module):
+                module.forward = functools.partial(_with_gradients, way, module)
 
 
-def _with_gradients(run: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return (run if torch.is_grad_enabled() else _plain)(block, *args, **kwargs)
+def _is_in_motion_module(module: nn.Module) -> bool:
+    """Whether it is a transformer block over time, which is part of a block that is recomputed as a whole."""
+    return isinstance(module, BasicTransformerBlock) and module.pos_embed is not None
 
 
-def _plain(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return type(block).forward(block, *args, **kwargs)
+def _with_gradients(way: Way, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return (way if torch.is_grad_enabled() else _plain)(module, *args, **kwargs)
 
 
-def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _checkpointed(block, args, kwargs)
+def _plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return type(module).forward(module, *args, **kwargs)
 
 
-def _cheaply_recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return _checkpointed(block, args, kwargs, context_fn=_contexts)
+def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return _checkpointed(type(module).forward, module, *args, **kwargs)
 
 
-def _checkpointed(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> Any:
+def _checkpointed(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # Blocks in evaluation mode draw no random numbers.
-    forward = type(block).forward
-    return checkpoint(forward, block, *args, use_reentrant=False, preserve_rng_state=False, **options, **kwargs)
+    return checkpoint(work, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-_RUN: dict[Recompute, Callable[..., Any]] = {
-    Recompute.NOTHING: _plain,
-    Recompute.CHEAP: _cheaply_recomputed,
-    Recompute.ALL: _recomputed,
+def _norms_recomputed(block: Any, input_tensor: Tensor, temb: Tensor) -> Tensor:
+    """A plain residual block of which the inputs of norms are kept, but not those of activations."""
+    hidden = block.conv1(_checkpointed(lambda x: block.nonlinearity(block.norm1(x)), input_tensor))
+    hidden = hidden + block.time_emb_proj(block.nonlinearity(temb))[:, :, None, None]
+    hidden = block.conv2(_checkpointed(lambda x: block.nonlinearity(block.norm2(x)), hidden))
+    shortcut = input_tensor if block.conv_shortcut is None else block.conv_shortcut(input_tensor)
+    return (shortcut + hidden) / block.output_scale_factor
+
+
+def _parts_recomputed(
+    block: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_nothing: Any
+) -> Tensor:
+    """A plain transformer block of which what comes into attention to itself, to the context, and the rest is kept."""
+    hidden = hidden_states + _checkpointed(lambda x: block.attn1(block.norm1(x)), hidden_states)
+    hidden = hidden + _checkpointed(lambda x: block.attn2(block.norm2(x), encoder_hidden_states), hidden)
+    return hidden + _checkpointed(lambda x: block.ff(block.norm3(x)), hidden)
+
+
+def _convolution(conv: Any, x: Tensor) -> Tensor:
+    return _plain(conv, x) if _is_widened(x) else convolve(conv, x)
+
+
+def _gated_gelu(layer: Any, x: Tensor) -> Tensor:
+    return _plain(layer, x) if _is_widened(x) else gated_gelu(layer.proj(x))
+
+
+def _is_widened(x: Tensor) -> bool:
+    """Whether layers here may compute in another type than that of their weights."""
+    return torch.is_autocast_enabled(x.device.type)
+
+
+_LEAN: dict[type[nn.Module], Way] = {nn.Conv2d: _convolution, GEGLU: _gated_gelu}
+_RECOMPUTED: dict[Recompute, dict[type[nn.Module], Way]] = {
+    Recompute.NOTHING: {},
+    Recompute.CHEAP: {
+        ResnetBlock2D: _norms_recomputed,
+        BasicTransformerBlock: _parts_recomputed,
+        AnimateDiffTransformer3D: _recomputed,
+    },
+    Recompute.ALL: dict.fromkeys(BLOCKS, _recomputed),
 }
-
-
-def _contexts() -> Any:
-    return create_selective_checkpoint_contexts(_KeepsDear())
-
-
-class _KeepsDear:
-    """Keeps the outputs that take much work for their size, if the backward pass needs them.
-
-    These are attention on many keys, the first convolution of a residual block, and its second one where a shortcut
-    comes behind it.
-    """
-
-    def __init__(self) -> None:
-        self._is_needed = {False: True, True: True}
-
-    def __call__(self, ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        keep = False
-        if op in _FUSED_ATTENTION:
-            keep = args[1].shape[-2] >= LONG_KEYS
-        elif op is _aten.convolution.default and args[1].shape[-1] > 1:
-            keep = self._is_needed[ctx.is_recompute]
-            # The block's first convolution tells by its channels whether a shortcut comes behind the second.
-            self._is_needed[ctx.is_recompute] = args[1].shape[0] != args[1].shape[1]
-        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+_CHANGED = (*BLOCKS, BasicTransformerBlock, *_LEAN)
 
 
 class _Compiled:
-    """A way to run blocks, compiled once for each kind and shape of block; as it is where that fails."""
+    """A way to run one kind of block, compiled once for each shape; as it is where that fails."""
 
-    def __init__(self, run: Callable[..., Any]) -> None:
+    def __init__(self, way: Way) -> None:
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, _MAX_SHAPES)  # a UNet has some twenty shapes of blocks
         dynamo.optimize_ddp = False  # blocks are compiled one by one, gradients are all below them
-        self._run = run
-        self._compiled = torch.compile(run, dynamic=False)
-        self._failed: set[type] = set()
+        self._way = way
+        self._compiled = torch.compile(way, dynamic=False)
+        self._has_failed = False
 
     def __call__(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if type(block) not in self._failed:
+        if not self._has_failed:
             try:
                 return self._compiled(block, *args, **kwargs)
             except TorchDynamoException as error:
                 log.warning("%s can't be compiled and runs as it is: %s", type(block).__name__, error)
-                self._failed.add(type(block))
-        return self._run(block, *args, **kwargs)
+                self._has_failed = True
+        return self._way(block, *args, **kwargs)
