@@ -43,7 +43,7 @@ def test_what_is_kept_is_what_hooks_count_in_a_real_step(memory: Any) -> None:
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes = Sizes(TINY_UNET, vae, text, encoder, SMALL.resampler, 3, 64, 0)
     # Kept by the CPU's kernels, which the accounting without its patch follows too.
-    computed = memory.training_memory(sizes, ["low", "full"], [1], torch.float32, like_a_gpu=False)
+    computed = memory.training_memory(sizes, ["low", "balanced", "full"], [1], torch.float32, like_a_gpu=False)
     system = Ours(sizes, torch.device("cpu"), torch.float32)
     weights = [*system.module.parameters(), *system.module.buffers()]
     for (clips, preset), found in computed.items():
