@@ -6,7 +6,7 @@ weights, no GPU. Measured on a GPU: `benchmarks/generation_gpu.py`, `benchmarks/
 
 Every tensor is fake (sizes only); when each is made and freed is followed. What it can't see: workspaces of the GPU's
 libraries, fragmentation, and the CUDA context (about half a gigabyte). Kernels are those of a CPU but for the choices
-of `models/attention.py`, which are those of a GPU.
+of `models/attention.py`, which are those of a GPU. Of a training step its time is estimated too (`roofline.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKL, UNetMotionModel
 from full_size import FULL, Sizes
 from measure import table, write_json
+from roofline import Roofline, largest
 from step_systems import Ours
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -148,17 +149,20 @@ class StepMemory:
         resident: before and after it: weights of all models, the moving average, what the optimiser keeps.
         saved: what the graph keeps from the forward for the backward pass, weights not among it.
         most: the most at once.
+        work: what the step computes and moves, and how long that might take.
     """
 
     resident: int
     saved: int
     most: int
+    work: Roofline
 
     def row(self) -> dict[str, float]:
-        """In GB (10⁹ bytes); the transient is what comes on top of the others."""
+        """In GB (10⁹ bytes); the transient is what comes on top of the others, the time is an estimate."""
         transient = self.most - self.resident - self.saved
         parts = {"resident": self.resident, "saved": self.saved, "transient": transient, "most": self.most}
-        return {f"{name}, GB": size / GB for name, size in parts.items()}
+        work = {"moved, GB": self.work.bytes / GB, "TFLOP": self.work.flop / 1e12, "ms": 1e3 * self.work.seconds}
+        return {f"{name}, GB": size / GB for name, size in parts.items()} | work
 
 
 def saved_bytes(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
@@ -210,8 +214,10 @@ def training_memory(
                 resident = allocations.most = allocations.now
                 system.step(batch)
                 most = allocations.most
+                with Roofline() as work:
+                    system.step(batch)
                 saved = saved_bytes(lambda batch=batch: system.loss(batch), weights)
-                found[number, preset] = StepMemory(resident, saved, most)
+                found[number, preset] = StepMemory(resident, saved, most, work)
     return found
 
 
@@ -240,7 +246,10 @@ def main() -> None:
     found = training_memory(FULL, options.presets, options.clips)
     rows = [{"clips": clips, "memory": preset} | memory.row() for (clips, preset), memory in found.items()]
     print(f"computed, a training step of {FULL.frames} frames of {FULL.side_px}² in bfloat16", table(rows), sep="\n")
-    write_json(options.output / "memory_training.json", {"rows": rows})
+    work = {f"{clips}, {preset}": largest(memory.work, 12) for (clips, preset), memory in found.items()}
+    for name, kinds in work.items():
+        print(f"what takes most of the estimated time ({name})", table(kinds), sep="\n")
+    write_json(options.output / "memory_training.json", {"rows": rows, "work": work})
 
 
 if __name__ == "__main__":

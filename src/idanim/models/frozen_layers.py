@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 
 class _Convolution(torch.autograd.Function):
@@ -24,7 +25,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        gradient = nn.grad.conv2d_input(ctx.shape, weight, grads[0], *ctx.how)
+        gradient = conv2d_input(ctx.shape, weight, grads[0], *ctx.how)
         return gradient, None, None, *(None for _ in ctx.how)
 
 
@@ -73,5 +74,5 @@ def gated_gelu(projected: Tensor) -> Tensor:
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    result: Tensor = function.apply(*args)  # type: ignore[no-untyped-call]  # missing in torch's annotations
+    result: Tensor = function.apply(*args)
     return result
