@@ -23,7 +23,7 @@ BENCHMARKS = {
     "cpu": {
         "training_step": [
             STEP,
-            *("--device=cpu", "--size=small", "--seconds=600"),
+            *("--device=cpu", "--size=small", "--seconds=900", "--stages", "eager:full,balanced,low:2"),
         ],
         "kernels": ["kernels.py"],
         "loader": ["loader.py", "--clips=20000"],
@@ -31,8 +31,7 @@ BENCHMARKS = {
         "scaling": ["scaling.py"],
     },
     "gpu": {
-        "training_step_gpu": [STEP, "--device=cuda", "--size=full"],
-        "training_step_gpu_batch_1": [STEP, "--device=cuda", "--size=full", "--stages", "compiled:full,balanced:1"],
+        "training_step_gpu": [STEP, "--device=cuda", "--size=full", "--seconds=540"],
     },
 }
 """Name of what is written → script and arguments."""
