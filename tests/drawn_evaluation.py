@@ -9,7 +9,7 @@ import torch
 
 from idanim.config import Run, restore
 from idanim.evaluation import evaluate
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.models.checkpoint import write_adapter
 from idanim.types import Face, GeneratedClip
 

@@ -25,7 +25,7 @@ from idanim.assembly import OFFICIAL_SCALE, load_sampler
 from idanim.config import Run, build, built_or_plain, replace_values, restore
 from idanim.files import sha256
 from idanim.generation.output import FORMATS
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.videos import read_record
 from idanim.models.adapter_file import read_adapter_file
 from idanim.models.checkpoint import write_adapter

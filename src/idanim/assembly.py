@@ -16,7 +16,8 @@ from torch import nn
 from idanim.config import build, built_or_plain, replace_values, restore
 from idanim.faces.engine import FaceEngine, detect_all
 from idanim.generation.identity_guidance import IdentityGuidance
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
 from idanim.models.backbone import DTYPES, Backbone
@@ -212,19 +213,28 @@ def load_sampler(
     return Sampler(*models), config
 
 
-def require_guide(settings: SamplingSettings, trained: Mapping[str, Any]) -> None:
-    """Refuse identity guidance without a recogniser, before anything large is loaded.
+def guide_file(settings: SamplingSettings, trained: Mapping[str, Any]) -> Path | None:
+    """The recogniser that leads videos to the person; None without identity guidance.
+
+    Whoever is to load large models asks it first, for what it refuses.
+
+    Args:
+        settings: of the videos.
+        trained: training configuration, whose backbone names the recogniser.
 
     Raises:
-        IdanimError: the backbone names no recogniser, or its file is missing; the text says what to do.
+        IdanimError: the backbone names none, or its file is missing; the text says what to do.
     """
-    if settings.identity_guidance:
-        path = built_or_plain(trained["backbone"]["recogniser"])
-        if path is None or not Path(path).expanduser().is_file():
-            raise IdanimError(
-                f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
-                "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
-            )
+    if not settings.identity_guidance:
+        return None
+    path = built_or_plain(trained["backbone"]["recogniser"])
+    file = None if path is None else Path(path).expanduser()
+    if file is None or not file.is_file():
+        raise IdanimError(
+            f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
+            "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
+        )
+    return file
 
 
 def attach_identity_guidance(
@@ -238,17 +248,17 @@ def attach_identity_guidance(
 
     Args:
         sampler: of `load_sampler`.
-        trained: the configuration that it was built from, whose backbone names the recogniser.
+        trained: the configuration that it was built from.
         engine: finds the faces in unfinished frames.
         settings: of the videos.
         memory: preset; so many frames as it decodes at once are decoded with gradients.
 
     Raises:
-        IdanimError: the backbone names no recogniser, or its file is missing.
+        IdanimError: as `guide_file`.
     """
-    require_guide(settings, trained)
-    if settings.identity_guidance:
-        recogniser = FaceRecogniser(built_or_plain(trained["backbone"]["recogniser"])).to(sampler.backbone.device)
+    file = guide_file(settings, trained)
+    if file is not None:
+        recogniser = FaceRecogniser(file).to(sampler.backbone.device)
         find_faces = functools.partial(detect_all, engine)
         options = {"chunk_frames": memory["vae_chunk_frames"]} if memory["vae_chunk_frames"] else {}
         sampler.identity_guidance = IdentityGuidance(sampler.backbone, recogniser, find_faces, **options)

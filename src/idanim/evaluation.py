@@ -15,10 +15,10 @@ from tqdm import tqdm
 from idanim.assembly import (
     attach_identity_guidance,
     chosen_settings,
+    guide_file,
     load_sampler,
     loading_device,
     pick_device,
-    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
@@ -240,7 +240,7 @@ def _generate(
     _refuse_partial_judge(engine, used, config)
     for system in systems:
         if not system.shows_nobody:
-            require_guide(settings, models[system.name])
+            guide_file(settings, models[system.name])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled, hashes = FilledGrid(), _Hashes()

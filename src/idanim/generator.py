@@ -21,30 +21,31 @@ from torch import Tensor
 from idanim.assembly import (
     attach_identity_guidance,
     chosen_settings,
+    guide_file,
     load_sampler,
     loading_device,
     pick_device,
-    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
 )
 from idanim.config import Run, build, built_or_plain, compose
 from idanim.faces.engine import FaceEngine
-from idanim.files import write_bytes, write_json
+from idanim.generated_video import GeneratedVideo
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens, check_weights, mix
-from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.output import provenance
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.generation_inputs import control_images, existing_ckpt, find_person, read_control_images
-from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
+from idanim.metrics.videos import VideoRecord
 from idanim.models.attention_maps import recorded_attention
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
 from idanim.reference_faces import ReferenceFace, ReferencePerson
 from idanim.toyworld.shipped import is_shipped
 from idanim.trained_judge import as_stored, used_recognisers
-from idanim.types import GeneratedClip, IdanimError
+from idanim.types import IdanimError
 
 SYSTEM = "adapter"
 ALIASES = {"reference": "references", "weights=[": "mix"}
@@ -91,34 +92,6 @@ class Person:
     face_indices: tuple[int | None, ...]
     files: tuple[Path, ...]
     weights: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class GeneratedVideo:
-    """A video with the record of what it was made from.
-
-    Attributes:
-        clip: the frames.
-        record: what `save` writes as json.
-        statement: that it is generated and with what, for the metadata of its files.
-    """
-
-    clip: GeneratedClip
-    record: VideoRecord
-    statement: str
-
-    def save(self, path: str | Path, formats: Sequence[str] = ()) -> Path:
-        """Write the mp4, other formats beside it (see `idanim.generation.output.FORMATS`) and the json.
-
-        The json comes last: it is only ever there beside the video that it describes.
-        """
-        path = Path(path).with_suffix(".mp4")
-        check_formats(formats)
-        path.with_suffix(".json").unlink(missing_ok=True)
-        write_formats(path, self.clip, formats, self.statement)
-        write_bytes(path, mp4_bytes(self.clip, self.statement))
-        write_json(path.with_suffix(".json"), {"schema": SCHEMA_VERSION, **asdict(self.record)})
-        return path
 
 
 class Generator:
@@ -394,7 +367,7 @@ def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any
     home = loading_device(memory, device)
     overrides = sampling_overrides(config)
     planned = training_config(ckpt, overrides, config["backbone"])
-    require_guide(chosen_settings(config, planned), planned)
+    guide_file(chosen_settings(config, planned), planned)
     sampler, trained = load_sampler(ckpt, overrides, home, config["scale"], config["backbone"])
     save_memory(sampler, memory, device)
     return sampler, trained

@@ -14,7 +14,7 @@ import torch
 
 from idanim.config import Run, built_or_plain, restore, storable
 from idanim.files import sha256
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.videos import read_record
 from idanim.models.required_files import MODEL_PATHS
 from idanim.types import IdanimError
