@@ -24,7 +24,7 @@ from idanim.assembly import (
     training_config,
 )
 from idanim.config import Run, build, built_or_plain
-from idanim.evaluation_report import log_to_wandb, notes_on, show
+from idanim.evaluation_report import log_to_wandb, notes_on, show, systems_by_sampling
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json
 from idanim.generation.sampler import Sampler
@@ -103,6 +103,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "num_people_compared": len(people),
         "people_from": _people_from(people),
         "trained_judge": partial_judgements(engine, _recorded_recognisers(filled.videos.values())),
+        "sampling": systems_by_sampling(filled.videos.values()),
         "source": source,
         "git_sha": run.git_sha,
         **figures,

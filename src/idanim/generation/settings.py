@@ -60,3 +60,23 @@ class SamplingSettings:
     def recorded(self) -> dict[str, Any]:
         """As the record of a video says them: of identity guidance only where there is some."""
         return {key: value for key, value in asdict(self).items() if self.identity_guidance or key not in _GUIDANCE}
+
+    def in_words(self) -> str:
+        """For a reader of what came of them."""
+        windows = ", in windows (free_noise)" if self.free_noise else ""
+        negative = ", a negative prompt" if self.negative_prompt else ""
+        strength, limit = self.identity_guidance, self.identity_guidance_limit
+        led = f"identity guidance {strength:g} up to similarity {limit:g}" if strength else "no identity guidance"
+        size = f"{self.num_frames} frames of {self.height} × {self.width} pixels at {self.fps:g} per second{windows}"
+        steps = (
+            f"{self.num_inference_steps} steps of {self.scheduler}, guidance scale {self.guidance_scale:g}{negative}"
+        )
+        return f"{steps}, {size}, {led}"
+
+
+def sampling_in_words(recorded: Any) -> str:
+    """Settings as a record holds them in words; "" where it has none, or another program's."""
+    try:
+        return SamplingSettings(**recorded).in_words()
+    except (TypeError, IdanimError):
+        return ""
