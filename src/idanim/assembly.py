@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.models.recogniser import FaceRecogniser
 from idanim.models.required_files import require_files
 from idanim.types import IdanimError
+
+_log = logging.getLogger(__name__)
 
 OFFICIAL_SCALE = 0.8
 """λ of Eq. 1 in the official inference script, for adapter files that don't say theirs."""
@@ -98,6 +101,35 @@ def chosen_settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> Sa
     preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
     typed = {key: value for key, value in config["sampling"].items() if value is not None}
     return sampling_settings(trained, **preset | typed)
+
+
+def warn_of_settings_left(ckpt: Path, config: Mapping[str, Any], settings: SamplingSettings) -> None:
+    """Warn where `backbone=` replaces settings that the adapter's recipe chose, such as identity guidance.
+
+    They are not carried over: they were chosen with the recipe's backbone, and the other may have no recogniser.
+
+    Args:
+        ckpt: adapter file.
+        config: of a program that generates; its keys `backbone` and `sampling` count.
+        settings: that were chosen.
+    """
+    if config["backbone"] is None:
+        return
+    try:
+        stored = read_adapter(ckpt).config
+    except NoStoredConfigError:
+        return
+    recipe, plain = (
+        restore("train", {**stored, "values": values})["backbone"]["sampling"] for values in (stored["values"], {})
+    )
+    free = [key for key, value in config["sampling"].items() if value is None and key in recipe]
+    left = [key for key in free if recipe[key] != plain.get(key) and recipe[key] != getattr(settings, key)]
+    if left:
+        taken = ", ".join(f"{key}={getattr(settings, key)}" for key in left)
+        asked = " ".join(f"sampling.{key}={recipe[key]}" for key in left)
+        _log.warning(
+            "with backbone= come its own settings: %s; to sample as in this adapter's recipe: %s", taken, asked
+        )
 
 
 def sampling_overrides(config: Mapping[str, Any]) -> dict[str, Any]:

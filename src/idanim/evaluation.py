@@ -22,6 +22,7 @@ from idanim.assembly import (
     sampling_overrides,
     save_memory,
     training_config,
+    warn_of_settings_left,
 )
 from idanim.config import Run, build, built_or_plain
 from idanim.evaluation_report import log_to_wandb, notes_on, show, systems_by_sampling
@@ -225,6 +226,7 @@ def _generate(
     first = ckpt or systems[0].ckpt  # whose settings all systems share
     trained = training_config(first, overrides, config["backbone"])
     settings = chosen_settings(config, trained)
+    warn_of_settings_left(first, config, settings)
 
     def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
         save_memory(sampler, config["memory"], device)

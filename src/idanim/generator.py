@@ -28,6 +28,7 @@ from idanim.assembly import (
     sampling_overrides,
     save_memory,
     training_config,
+    warn_of_settings_left,
 )
 from idanim.config import Run, build, built_or_plain, compose
 from idanim.faces.engine import FaceEngine
@@ -112,9 +113,8 @@ class Generator:
         self.engine: FaceEngine = build(config["faces"]) if engine is None else engine
         self.memory = run.choices.get("memory", "full")
         with self._memory_told():
-            self.sampler, self.trained = _load(config, self.ckpt)
+            self.sampler, self.trained, self.settings = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
-            self.settings = chosen_settings(config, self.trained)
             attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings, config["memory"])
         self.sampler.check(self.settings)
         self._hashes: dict[str, str] = {}
@@ -362,15 +362,18 @@ class Generator:
             ) from error
 
 
-def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
+def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any], SamplingSettings]:
+    """The models, the configuration they were built from, and how videos are sampled."""
     device, memory = pick_device(config["device"]), config["memory"]
     home = loading_device(memory, device)
     overrides = sampling_overrides(config)
     planned = training_config(ckpt, overrides, config["backbone"])
-    guide_file(chosen_settings(config, planned), planned)
+    settings = chosen_settings(config, planned)
+    warn_of_settings_left(ckpt, config, settings)
+    guide_file(settings, planned)
     sampler, trained = load_sampler(ckpt, overrides, home, config["scale"], config["backbone"])
     save_memory(sampler, memory, device)
-    return sampler, trained
+    return sampler, trained, settings
 
 
 def _control_network(node: Any, sampler: Sampler) -> Any:
