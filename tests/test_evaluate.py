@@ -297,7 +297,8 @@ def never_loads(*_, **__):
 def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
     evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
     others = make_shards(tmp_path / "others", persons=2, val=0)
-    with pytest.raises(IdanimError, match="people wanted: 2"):
+    expected = r"data\.shards=.*: no clip of p900, p901, whom .* people there: p000, p001\. Give .*references="
+    with pytest.raises(IdanimError, match=expected):
         evaluate(run(tmp_path / "again", videos=str(tmp_path / "out" / "videos"), data={"shards": str(others)}), None)
 
 

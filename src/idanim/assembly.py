@@ -127,9 +127,7 @@ def warn_of_settings_left(ckpt: Path, config: Mapping[str, Any], settings: Sampl
     if left:
         taken = ", ".join(f"{key}={getattr(settings, key)}" for key in left)
         asked = " ".join(f"sampling.{key}={recipe[key]}" for key in left)
-        _log.warning(
-            "with backbone= come its own settings: %s; to sample as in this adapter's recipe: %s", taken, asked
-        )
+        _log.warning("backbone= brings its own settings: %s; to sample as in this adapter's recipe: %s", taken, asked)
 
 
 def sampling_overrides(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts,
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
 from idanim.models.required_files import require_ckpt
 from idanim.recipe import hashes_of
-from idanim.shard_people import people_from_shards
+from idanim.shard_people import in_short, people_from_shards
 from idanim.systems import (
     ADAPTER,
     NO_ADAPTER,
@@ -185,7 +185,11 @@ def _made_elsewhere(
         people = _people(config, engine, config["data"]["shards"], names or None)
     missing = sorted(set(names) - {person.identity for person in people})
     if missing:
-        raise IdanimError(f"no reference for {', '.join(missing)}, whom the videos were asked to show")
+        found = in_short(sorted(person.identity for person in people))
+        raise IdanimError(
+            f"no reference for {in_short(missing)}, whom the videos were asked to show; people found: {found}. Add "
+            "photos named <person>__<anything>.jpg to references=, or name their photos in a manifest="
+        )
     return FilledGrid(videos), people, source
 
 
