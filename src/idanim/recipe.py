@@ -85,6 +85,8 @@ def run_of(recipe: Path, output: Path, git_sha: str) -> Run:
     """
     if not recipe.is_file():
         raise IdanimError(f"recipe={str(recipe)!r}: there is no such file")
+    if recipe.suffix not in (".json", ".mp4"):
+        raise IdanimError(f"recipe={str(recipe)!r}: expected the .json beside a video")
     record = read_record(recipe.with_suffix(".mp4"))
     stored = record.made_with.get("recipe")
     if not isinstance(stored, dict):
