@@ -148,15 +148,19 @@ def test_a_mixture_is_the_weighted_mean() -> None:
     assert torch.equal(mix([one, two], [0.75, 0.25]).person, torch.full((1, 2, 3), 2.0))
 
 
-def test_a_grid_of_people_prompts_and_seeds(tmp_path: Path, run_with: Any, photos: list[Path]) -> None:
+def test_a_grid_of_people_prompts_and_seeds(
+    tmp_path: Path, run_with: Any, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = (f"people=[{photos[0]},{photos[1]}]", "prompt=[a person,a red hat]", "seed=[1,2]")
     paths = run_with(*arguments)
     assert len(paths) == len({path.read_bytes() for path in paths}) == 8
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.height > 4 * 100 > 300
+    assert capsys.readouterr().out == f"picture   {tmp_path / 'grid.png'}\n"
     before = {path: path.stat().st_mtime_ns for path in paths}
     alone = run_with(f"people=[{photos[1]}]", "prompt=a red hat", "seed=2")  # the same folder
     assert alone == [paths[-1]]
+    assert capsys.readouterr().out == ""  # the grid is that of before
     assert {path: path.stat().st_mtime_ns for path in paths} == before  # what is there is kept
     again = paths[-1].read_bytes()
     paths[-1].unlink()
@@ -185,11 +189,12 @@ def test_an_interrupted_grid_leaves_whole_videos(
     assert "1 of 2 videos are finished" in caplog.text
 
 
-def test_a_sweep_from_one_to_the_other(tmp_path: Path, run_with: Any, photos: list[Path], people: list[Person]) -> None:
+def test_a_sweep_from_one_to_the_other(tmp_path: Path, run_with: Any, photos: list[Path], capsys: Any) -> None:
     paths = run_with(f"reference=[{photos[0]},{photos[1]}]", "sweep=3", "prompt=a person", "seed=5")
     assert [read_record(path).made_with["weights"] for path in paths] == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     with Image.open(tmp_path / "sweep.png") as strip:
         assert strip.size == (5 * 112 + 4 * 4, 112)
+    assert capsys.readouterr().out == f"picture   {tmp_path / 'sweep.png'}\n"
     alone = run_with(f"reference={photos[0]}", "prompt=a person", "seed=5")
     assert np.array_equal(read_frames(alone[0]), read_frames(paths[0]))
 

@@ -307,8 +307,8 @@ def _refuse_partial_judge(
     found = partial_judgements(engine, used)
     if found and not config["allow_trained_judge"]:
         raise IdanimError(
-            f"{'; '.join(found)}: its figures would flatter. Score with another recogniser (faces=…, faces.pack=…, "
-            "faces.recogniser=…), or take these figures with a warning: allow_trained_judge=true"
+            f"{'; '.join(found)}, so its figures would flatter: score with another recogniser (faces=…, faces.pack=…, "
+            "faces.recogniser=…), or take these figures with a warning (allow_trained_judge=true)"
         )
 
 
