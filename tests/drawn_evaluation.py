@@ -48,6 +48,12 @@ class Paper:
     def decode_in(self, chunk_frames, tiling):
         pass
 
+    def cut_text(self, prompt):
+        return ""
+
+    def unknown_words(self, prompt):
+        return ["beach"] if "beach" in prompt else []
+
 
 class DrawingSampler:
     """Shows its reference, shaking; grey without one. Fails after `budget` videos, as a killed run would."""

@@ -167,6 +167,12 @@ def test_identity_guidance_is_told_of_whom_it_led(tmp_path, ckpt, shards):
     assert (guided[1], plain[1]) == (["adapter"], ["no_adapter"])
 
 
+def test_words_that_the_model_does_not_know_are_told_once(tmp_path, ckpt, shards, caplog):
+    evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), systems=["init", "adapter"], num_identities=1)
+    told = [message for message in caplog.messages if "was never taught" in message]
+    assert [message.rpartition(": ")[2] for message in told] == ["beach"]
+
+
 def test_an_unknown_system_is_an_error(tmp_path, ckpt, shards):
     with pytest.raises(IdanimError, match=r"expected some of adapter, no_adapter, init"):
         evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), systems=["initial"])

@@ -28,6 +28,7 @@ from idanim.config import Run, build, built_or_plain
 from idanim.evaluation_report import log_to_wandb, notes_on, show, systems_by_sampling
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json
+from idanim.generation.prompt_notes import prompt_notes
 from idanim.generation.sampler import Sampler
 from idanim.metrics.evaluation_page import write_evaluation_page
 from idanim.metrics.grid import NOBODY, grid
@@ -57,7 +58,7 @@ from idanim.systems import (
     parse_systems,
     source_of,
 )
-from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, used_recognisers
+from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, refuse_partial_judge, used_recognisers
 from idanim.types import IdanimError, UInt8Array
 
 SCHEMA_VERSION = 1
@@ -176,7 +177,7 @@ def _made_elsewhere(
         videos, photos = manifest.videos, manifest.references
         unlisted = len([path for path in find_videos(folder) if path not in videos])
         source |= {"manifest": config["manifest"], "repeated_rows": manifest.num_repeated, "unlisted_videos": unlisted}
-    _refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config)
+    refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config["allow_trained_judge"])
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
     if photos:
         shown = read_people(photos, engine, None, config["scoring"]["reference_size_px"], "photos of the manifest")
@@ -232,9 +233,15 @@ def _generate(
     settings = chosen_settings(config, trained)
     warn_of_settings_left(first, config, settings)
 
+    told: set[str] = set()
+
     def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
         save_memory(sampler, config["memory"], device)
         attach_identity_guidance(sampler, its_config, engine, settings, config["memory"])
+        for note in prompt_notes(sampler.backbone, [prompt.text for prompt in prompts]):
+            if note not in told:
+                _log.warning("%s", note)
+            told.add(note)
 
     loader = SystemLoader(load, options, prepare)
     models = _configurations(systems, {first: trained}, overrides, config)
@@ -244,7 +251,7 @@ def _generate(
         else used_recognisers(system.ckpt, models[system.name], guides=settings.identity_guidance > 0)
         for system in systems
     }
-    _refuse_partial_judge(engine, used, config)
+    refuse_partial_judge(engine, used, config["allow_trained_judge"])
     for system in systems:
         if not system.shows_nobody:
             guide_file(settings, models[system.name])
@@ -299,17 +306,6 @@ def _configurations(
         if ckpt not in by_file:
             by_file[ckpt] = training_config(ckpt, overrides, config["backbone"], first["backbone"])
     return {system.name: by_file[system.ckpt] for system in systems}
-
-
-def _refuse_partial_judge(
-    engine: FaceEngine, used: Mapping[str, Sequence[UsedRecogniser]], config: Mapping[str, Any]
-) -> None:
-    found = partial_judgements(engine, used)
-    if found and not config["allow_trained_judge"]:
-        raise IdanimError(
-            f"{'; '.join(found)}, so its figures would flatter: score with another recogniser (faces=…, faces.pack=…, "
-            "faces.recogniser=…), or take these figures with a warning (allow_trained_judge=true)"
-        )
 
 
 def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any] | None) -> Sampler:

@@ -36,6 +36,7 @@ from idanim.generated_video import GeneratedVideo
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens, check_weights, mix
 from idanim.generation.output import provenance
+from idanim.generation.prompt_notes import prompt_notes
 from idanim.generation.sampler import Sampler
 from idanim.generation.settings import SamplingSettings
 from idanim.generation_inputs import control_images, existing_ckpt, find_person, read_control_images
@@ -270,13 +271,9 @@ class Generator:
         self.sampler.check(settings)
         return settings
 
-    def cut_note(self, prompt: str) -> str:
-        """What the model does not read of a long prompt, in words; "" when it reads all."""
-        cut = self.sampler.backbone.cut_text(prompt)
-        if not cut:
-            return ""
-        shown = cut if len(cut) <= 200 else f"{cut[:200]} … ({len(cut.split())} words)"
-        return f"the prompt is longer than the 77 tokens that the model reads; cut off: {shown}"
+    def prompt_notes(self, prompts: Sequence[str]) -> list[str]:
+        """What the model makes nothing of in prompts, in words: what is too long, and what it does not know."""
+        return prompt_notes(self.sampler.backbone, prompts)
 
     def record(
         self, person: Person, prompt: str, seed: int, control: SparseControl | None = None, **changes: Any
@@ -293,7 +290,7 @@ class Generator:
             "backbone": self.trained["backbone"],
             "sampling": settings.recorded(),
             "weights": list(person.weights) or None,
-            "notes": [*person.notes, *filter(None, [self.cut_note(prompt)])],
+            "notes": [*person.notes, *self.prompt_notes([prompt])],
             "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
             "files": {str(file.resolve()): self._hash(file) for file in files} | self._weights,
             "versions": versions(),

@@ -75,7 +75,7 @@ def generate_videos(run: Run) -> list[Path]:
         for seed in seeds
     ]
     _tell([note for person in people for note in person.notes])
-    _tell([note for prompt in prompts if (note := generator.cut_note(prompt))])
+    _tell(generator.prompt_notes(prompts))
     _make(generator, jobs, control, config["formats"])
     if config["sweep"] is not None:
         write_bytes(picture := run.output / "sweep.png", sweep_strip(jobs))

@@ -150,3 +150,17 @@ def partial_judgements(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecog
         f"{engine.name} judges {', '.join(names)} by {Path(judge).name}, which {' and '.join(parts)}"
         for parts, names in systems.items()
     ]
+
+
+def refuse_partial_judge(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecogniser]], allowed: bool) -> None:
+    """Refuse a judge that had a part in the videos, unless that is allowed.
+
+    Raises:
+        IdanimError: says what part it had, and what to do.
+    """
+    found = partial_judgements(engine, used)
+    if found and not allowed:
+        raise IdanimError(
+            f"{'; '.join(found)}, so its figures would flatter: score with another recogniser (faces=…, faces.pack=…, "
+            "faces.recogniser=…), or take these figures with a warning (allow_trained_judge=true)"
+        )
