@@ -6,6 +6,7 @@ import copy
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def warn_of_settings_left(ckpt: Path, config: Mapping[str, Any], settings: Sampl
 
     Args:
         ckpt: adapter file.
-        config: of a program that generates; its keys `backbone` and `sampling` count.
+        config: of a program that generates; its keys `backbone`, `sampler` and `sampling` count.
         settings: that were chosen.
     """
     if config["backbone"] is None:
@@ -119,15 +120,17 @@ def warn_of_settings_left(ckpt: Path, config: Mapping[str, Any], settings: Sampl
         stored = read_adapter(ckpt).config
     except NoStoredConfigError:
         return
-    recipe, plain = (
-        restore("train", {**stored, "values": values})["backbone"]["sampling"] for values in (stored["values"], {})
-    )
-    free = [key for key, value in config["sampling"].items() if value is None and key in recipe]
-    left = [key for key in free if recipe[key] != plain.get(key) and recipe[key] != getattr(settings, key)]
+    recipe = restore("train", stored)["backbone"]["sampling"]
+    plain = restore("train", {**stored, "values": {}})["backbone"]["sampling"]
+    chosen = {key: value for key, value in asdict(settings).items() if key in recipe}
+    asked = {
+        key for node in (config["sampler"], config["sampling"]) for key, value in node.items() if value is not None
+    }
+    left = [key for key in chosen.keys() - asked if recipe[key] not in (plain.get(key), chosen[key])]
     if left:
-        taken = ", ".join(f"{key}={getattr(settings, key)}" for key in left)
-        asked = " ".join(f"sampling.{key}={recipe[key]}" for key in left)
-        _log.warning("backbone= brings its own settings: %s; to sample as in this adapter's recipe: %s", taken, asked)
+        taken = ", ".join(f"{key}={chosen[key]}" for key in sorted(left))
+        advice = " ".join(f"sampling.{key}={recipe[key]}" for key in sorted(left))
+        _log.warning("backbone= brings its own settings: %s; to sample as in this adapter's recipe: %s", taken, advice)
 
 
 def sampling_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
