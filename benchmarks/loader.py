@@ -36,7 +36,7 @@ from idanim.data.datamodule import ClipDataModule
 from idanim.data.dataset import ClipDataset, ClipItem
 from idanim.data.latents import LatentFolder
 from idanim.data.order import ShuffledOrder, StepSampler
-from idanim.data.parcel import collate_to_send
+from idanim.data.parcel import Sender
 from idanim.data.sample import ClipMeta, ClipSample, FaceMeta
 from idanim.data.shards import ShardIndex, find_shards, write_shard
 from idanim.freed_memory import keep_freed_memory
@@ -109,7 +109,7 @@ class Decoding(Dataset[ClipItem]):
 def loader(dataset: Dataset[ClipItem], count: int, workers: int) -> Iterable[Any]:
     """As the data module makes it, of the first `count` samples."""
     sampler = StepSampler(0, count, 2)
-    return DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate_to_send)
+    return DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=Sender(workers))
 
 
 def consume(batches: Iterable[Any]) -> float:
