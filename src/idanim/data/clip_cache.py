@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass
@@ -172,7 +173,7 @@ class ClipCache:
     def broken(self, shard: ShardIndex) -> dict[str, str]:
         """Keys of the clips that could not be read → why."""
         path = self.path(shard)
-        found = parse_json(_metadata(path).get("broken", "{}"), f"{path}: its list of broken clips")
+        found = parse_json(_list_of_broken(path), f"{path}: its list of broken clips")
         if not isinstance(found, dict):
             raise IdanimError(f"{path}: damaged; remove it and it is made again")
         return found
@@ -196,10 +197,28 @@ class ClipCache:
         )
 
 
-def _metadata(path: Path) -> dict[str, str]:
+_HEAD_BYTES, _TAIL_BYTES = 4096, 64
+_SAID = re.compile(rb'\{"__metadata__":\{"broken":("(?:[^"\\]|\\.)*")\}[,}]')
+_END = re.compile(rb"(\d+)\]\}\} *$")
+"""Where the last tensor ends."""
+
+
+def _list_of_broken(path: Path) -> bytes | str:
+    """JSON. A header names every tensor: of a file of the right size only its two ends are read, the rest with the first
+    tensor."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        head, size = os.pread(handle, _HEAD_BYTES, 0), os.fstat(handle).st_size
+        tensors_at = 8 + int.from_bytes(head[:8], "little")
+        tail = os.pread(handle, _TAIL_BYTES, tensors_at - _TAIL_BYTES) if _TAIL_BYTES < tensors_at <= size else b""
+    finally:
+        os.close(handle)
+    said, end = _SAID.match(head, 8), _END.search(tail)
+    if said and end and tensors_at + int(end[1]) == size:
+        return str(parse_json(said[1], f"{path}: its header"))
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
+            return str((file.metadata() or {}).get("broken", "{}"))
     except safetensors.SafetensorError as error:
         raise IdanimError(f"{path}: damaged ({error}); remove it and it is made again") from error
 
