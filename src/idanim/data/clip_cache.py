@@ -204,8 +204,7 @@ _END = re.compile(rb"(\d+)\]\}\} *$")
 
 
 def _list_of_broken(path: Path) -> bytes | str:
-    """JSON. A header names every tensor: of a file of the right size only its two ends are read, the rest with the first
-    tensor."""
+    """JSON. A header names every tensor: where file and header end at the right byte, only its two ends are read."""
     handle = os.open(path, os.O_RDONLY)
     try:
         head, size = os.pread(handle, _HEAD_BYTES, 0), os.fstat(handle).st_size
