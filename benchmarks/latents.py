@@ -44,6 +44,7 @@ from matplotlib import pyplot  # after its backend was chosen
 
 VIDEO_PX, NUM_FRAMES, SMALL_PX = 512, 16, 64
 AHEAD, ONE, AT_ONCE = "read ahead", "read ahead by one decoder", "one after the other"
+FULL_WINDOW = FrameWindow(NUM_FRAMES, 1, VIDEO_PX, VIDEO_PX)
 Interval = tuple[float, float]
 
 
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--waiting-ms", type=float, default=50.0, help="time of the simulated encoder for a clip")
-    parser.add_argument("--decoders", type=int, default=clip_cache.num_decoders(), help="as many as a run would take")
+    parser.add_argument("--decoders", type=int, default=clip_cache.num_decoders(FULL_WINDOW), help="as a run has them")
     parser.add_argument("--name", default="latents")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     options = parser.parse_args()

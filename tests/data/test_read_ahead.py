@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import closing
@@ -74,7 +75,7 @@ def test_what_is_kept_does_not_depend_on_the_number_of_decoders(
         shards.append(ShardIndex.scan(tmp_path / f"train-{number:06d}.tar"))
     contents = []
     for decoders in (1, 2, 5):
-        monkeypatch.setattr(clip_cache, "num_decoders", lambda n=decoders: n)
+        monkeypatch.setattr(clip_cache, "num_decoders", lambda _, n=decoders: n)
         cache = ClipCache("sums", tmp_path / str(decoders), "sum", FrameWindow(NUM_FRAMES, 1, SIZE_PX, SIZE_PX))
         cache.fill(shards, lambda pixels: {"sum": pixels.double().sum()}, max_broken=0.5)
         assert [len(cache.broken(shard)) for shard in shards] == [1, 1]
@@ -83,3 +84,11 @@ def test_what_is_kept_does_not_depend_on_the_number_of_decoders(
     assert contents[0] == contents[1] == contents[2]
     first, last = (cache.tensor(shards[0], shards[0].keys[i], "sum") for i in (0, 2))
     assert not torch.equal(first, last)
+
+
+def test_large_clips_have_fewer_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    clips = [FrameWindow(16, 1, 512, 512), FrameWindow(64, 1, 512, 512), FrameWindow(64, 1, 2048, 2048)]
+    assert [clip_cache.num_decoders(window) for window in clips] == [clip_cache.MAX_DECODERS, 4, 1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    assert [clip_cache.num_decoders(window) for window in clips] == [2, 2, 1]

@@ -36,13 +36,9 @@ from idanim.video import decode, to_float
 log = logging.getLogger(__name__)
 
 MAX_DECODERS = 8
-"""Decoding 16 frames of 512² takes a core 170 ms and, as float32, 50 MB."""
-
-
-def num_decoders() -> int:
-    """Threads that decode, with one decoded clip more than them in memory: as many as cores, within bounds."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_DECODERS)
+"""Each decodes 16 frames of 512² in 50 to 170 ms of a core."""
+MAX_AHEAD_BYTES = 2**30
+"""Of decoded clips that wait; 16 frames of 512² have 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,13 @@ class FrameWindow:
         return pixels
 
 
+def num_decoders(window: FrameWindow) -> int:
+    """Threads that decode beside a network: one for each core that this process may use, within bounds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    clip_bytes = window.num_frames * 3 * window.height * window.width * torch.float32.itemsize
+    return max(1, min(cores, MAX_DECODERS, MAX_AHEAD_BYTES // clip_bytes - 1))
+
+
 class ClipCache:
     """Tensors of every clip of some shards, in files beside them.
 
@@ -121,7 +124,7 @@ class ClipCache:
         missing = [shard for shard in shards if not self.path(shard).is_file()]
         total = sum(shard.num_clips for shard in missing)
         clips = ((shard, key) for shard in missing for key in shard.keys)
-        decoders = num_decoders()
+        decoders = num_decoders(self.window)
         windows = read_ahead(clips, self._window, decoders + 1, decoders)
         with tqdm(total=total, desc=self.kind, unit="clip", disable=not missing) as progress, closing(windows):
             for shard in missing:
