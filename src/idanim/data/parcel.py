@@ -99,7 +99,8 @@ def _take_out(sender: int, *content: Any) -> ClipBatch:
 
 def _unpack(content: bytes, buffers: Sequence[bytes | memoryview]) -> ClipBatch:
     fields = pickle.loads(content, buffers=buffers)  # which a loader process of this program wrote
-    return with_floats(ClipBatch(*(torch.tensor(v) if isinstance(v, np.ndarray) else v for v in fields)))
+    copies: list[Any] = [torch.tensor(value) if isinstance(value, np.ndarray) else value for value in fields]
+    return with_floats(ClipBatch(*copies))
 
 
 def _close(*handles: int) -> None:
