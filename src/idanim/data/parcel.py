@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 from idanim.data.dataset import ClipItem, collate, stack, with_floats
 from idanim.types import ClipBatch
 
-SLOT_BYTES = 32 * 2**20
+SLOT_BYTES = 128 * 2**20
 """Address space for a batch; memory is taken as it is filled. Two clips of 16 frames of 512² have 2.4 MB."""
 SLOTS_A_WORKER = 2
 """The data loader's `prefetch_factor`: so many batches of each process are on their way at most."""
