@@ -284,6 +284,7 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
         ({"ckpt": "nowhere.safetensors"}, "there is no such file"),
         ({"ckpt": "{ckpt}", "prompts": "nowhere.txt"}, "there is no such file; shipped"),
         ({"ckpt": "{ckpt}", "data": {"shards": "/nowhere"}}, "no such folder or file"),
+        ({"ckpt": "{ckpt}", "data": {"shards": __file__}}, r"data\.shards='.*\.py': not a tar file"),
         ({"ckpt": "{ckpt}", "references": "/nowhere"}, "no such folder"),
         ({"videos": "/nowhere"}, "no such folder"),
         ({"ckpt": "{ckpt}", "scoring": {"clip": "/nowhere"}}, "scoring.clip='/nowhere': no such folder"),
