@@ -33,10 +33,10 @@ from tqdm import tqdm
 from idanim.data import references
 from idanim.data.clip_cache import FrameWindow
 from idanim.data.datamodule import ClipDataModule
-from idanim.data.dataset import ClipDataset, ClipItem
+from idanim.data.dataset import ClipDataset, ClipItem, collate
 from idanim.data.latents import LatentFolder
 from idanim.data.order import ShuffledOrder, StepSampler
-from idanim.data.parcel import collate_to_send
+from idanim.data.parcel import Sender
 from idanim.data.sample import ClipMeta, ClipSample, FaceMeta
 from idanim.data.shards import ShardIndex, find_shards, write_shard
 from idanim.freed_memory import keep_freed_memory
@@ -107,9 +107,9 @@ class Decoding(Dataset[ClipItem]):
 
 
 def loader(dataset: Dataset[ClipItem], count: int, workers: int) -> Iterable[Any]:
-    """As the data module makes it, of the first `count` samples."""
-    sampler = StepSampler(0, count, 2)
-    return DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate_to_send)
+    """Of the first `count` samples: as the data module makes it; of decoded videos as torch sends batches."""
+    send = collate if isinstance(dataset, Decoding) else Sender(workers)
+    return DataLoader(dataset, 2, sampler=StepSampler(0, count, 2), num_workers=workers, collate_fn=send)
 
 
 def consume(batches: Iterable[Any]) -> float:

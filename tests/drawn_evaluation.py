@@ -9,7 +9,7 @@ import torch
 
 from idanim.config import Run, restore
 from idanim.evaluation import evaluate
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.models.checkpoint import write_adapter
 from idanim.types import Face, GeneratedClip
 
@@ -47,6 +47,12 @@ class Paper:
 
     def decode_in(self, chunk_frames, tiling):
         pass
+
+    def cut_text(self, prompt):
+        return ""
+
+    def unknown_words(self, prompt):
+        return ["beach"] if "beach" in prompt else []
 
 
 class DrawingSampler:

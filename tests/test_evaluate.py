@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from toy_people import TOY_BACKBONE, take_photos, write_official_file
 
 from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
-from idanim.metrics.videos import read_record
+from idanim.evaluation_report import systems_by_sampling
+from idanim.metrics.videos import VideoRecord, read_record
 from idanim.types import IdanimError
 from idanim.video_encoding import encode_mp4
 
@@ -48,7 +50,11 @@ def test_grid_is_generated_scored_and_reported(tmp_path, ckpt, shards, capsys):
     assert len(result["videos"]) == 8
     assert result["face_engine"] == "drawn/1"
     assert result["people_from"] == {"shown": [f"val split of {shards}"], "strangers": []}
-    assert f"People from: val split of {shards}." in (tmp_path / "out" / "report.md").read_text()
+    words = "4 steps of ddim, guidance scale 8, 6 frames of 32 × 32 pixels at 8 per second, no identity guidance"
+    assert result["sampling"] == {words: ["adapter"]}
+    for note in (f"People from: val split of {shards}.", f"adapter: sampled with {words}."):
+        assert note in (tmp_path / "out" / "report.md").read_text()
+        assert note in (tmp_path / "out" / "report.html").read_text()
     for name in ("grid.png", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 100
     assert "face similarity" in capsys.readouterr().out
@@ -149,6 +155,22 @@ def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys, syste
     assert summary["init/normalised_similarity"] < 0.5 < summary["normalised_similarity"]
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
     assert rows[:5] == ["system", "adapter", "init", "ceiling:", "floor:"]
+
+
+def test_identity_guidance_is_told_of_whom_it_led(tmp_path, ckpt, shards):
+    made_with = {"sampling": VIDEO | SAMPLING | {"identity_guidance": 0.1, "identity_guidance_limit": 0.6}}
+    led = VideoRecord("a hat", "p900", 0, "adapter", "", made_with)
+    others = [replace(led, identity="", system="no_adapter"), replace(led, system="other", made_with={"sampling": 7})]
+    guided, plain = systems_by_sampling([led, led, *others]).items()
+    assert guided[0].endswith("identity guidance 0.1 up to similarity 0.6")
+    assert plain[0].endswith("no identity guidance")
+    assert (guided[1], plain[1]) == (["adapter"], ["no_adapter"])
+
+
+def test_words_that_the_model_does_not_know_are_told_once(tmp_path, ckpt, shards, caplog):
+    evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler(), systems=["init", "adapter"], num_identities=1)
+    told = [message for message in caplog.messages if "was never taught" in message]
+    assert [message.rpartition(": ")[2] for message in told] == ["beach"]
 
 
 def test_an_unknown_system_is_an_error(tmp_path, ckpt, shards):
@@ -262,6 +284,7 @@ def test_wandb_gets_summary_table_and_videos(tmp_path, ckpt, shards, monkeypatch
         ({"ckpt": "nowhere.safetensors"}, "there is no such file"),
         ({"ckpt": "{ckpt}", "prompts": "nowhere.txt"}, "there is no such file; shipped"),
         ({"ckpt": "{ckpt}", "data": {"shards": "/nowhere"}}, "no such folder or file"),
+        ({"ckpt": "{ckpt}", "data": {"shards": __file__}}, r"data\.shards='.*\.py': not a tar file"),
         ({"ckpt": "{ckpt}", "references": "/nowhere"}, "no such folder"),
         ({"videos": "/nowhere"}, "no such folder"),
         ({"ckpt": "{ckpt}", "scoring": {"clip": "/nowhere"}}, "scoring.clip='/nowhere': no such folder"),
@@ -281,7 +304,8 @@ def never_loads(*_, **__):
 def test_videos_of_a_person_without_reference_are_named(tmp_path, ckpt, shards):
     evaluate_grid(tmp_path / "out", ckpt, shards, DrawingSampler())
     others = make_shards(tmp_path / "others", persons=2, val=0)
-    with pytest.raises(IdanimError, match="people wanted: 2"):
+    expected = r"data\.shards=.*: no clip of p900, p901, whom .* people there: p000, p001\. Give .*references="
+    with pytest.raises(IdanimError, match=expected):
         evaluate(run(tmp_path / "again", videos=str(tmp_path / "out" / "videos"), data={"shards": str(others)}), None)
 
 

@@ -25,7 +25,7 @@ from idanim.assembly import OFFICIAL_SCALE, load_sampler
 from idanim.config import Run, build, built_or_plain, replace_values, restore
 from idanim.files import sha256
 from idanim.generation.output import FORMATS
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.videos import read_record
 from idanim.models.adapter_file import read_adapter_file
 from idanim.models.checkpoint import write_adapter
@@ -247,12 +247,19 @@ def test_no_model_is_loaded_for_a_bad_input(tmp_path: Path, photos: list[str], m
 
     monkeypatch.setattr(person_videos, "Generator", never)
     Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
-    (tmp_path / "words.png").write_text("no picture")
+    for name in ("words.png", "words.mp4"):
+        (tmp_path / name).write_text("no picture")
     control = {"model": {"_target_": "none"}, "images": "gone.png", "frames": [0], "scale": 1.0, "context": "text"}
     for values, words in (
         ({"references": "nobody.jpg"}, "there is no such file"),
         ({"references": str(tmp_path / "grey.png")}, "finds no face in grey.png; .*faces=insightface"),
-        ({"references": str(tmp_path / "words.png")}, "words.png: not a readable picture: none of the formats JPEG"),
+        (
+            {"references": str(tmp_path / "words.png")},
+            "reference=.*words.png: not a readable picture: none of the formats",
+        ),
+        ({"references": str(tmp_path / "words.mp4")}, "reference=.*words.mp4: not a video file"),
+        ({"control": control | {"images": str(tmp_path / "words.png")}}, "control.images=.*words.png: not a readable"),
+        ({"recipe": str(tmp_path / "words.png")}, "recipe='.*words.png': expected the .json beside a video"),
         ({"people": [*photos, "nobody.jpg"]}, "there is no such file"),
         ({"face_index": 3}, "face_index=3: ada__1.png shows 1 faces"),
         ({"ckpt": "nowhere.ckpt"}, "there is no such file"),

@@ -22,7 +22,7 @@ from idanim.generation.schedulers import SCHEDULER_NAMES
 from idanim.generator import ALIASES, CancelledError, Generator, Person, Progress
 from idanim.metrics.prompts import load_prompts
 from idanim.metrics.videos import read_record
-from idanim.models.tiny import tiny_sparse_control
+from idanim.models.tiny import tiny_backbone, tiny_sparse_control
 from idanim.person_videos import generate_videos
 from idanim.types import IdanimError
 from idanim.video import read_frames
@@ -148,15 +148,19 @@ def test_a_mixture_is_the_weighted_mean() -> None:
     assert torch.equal(mix([one, two], [0.75, 0.25]).person, torch.full((1, 2, 3), 2.0))
 
 
-def test_a_grid_of_people_prompts_and_seeds(tmp_path: Path, run_with: Any, photos: list[Path]) -> None:
+def test_a_grid_of_people_prompts_and_seeds(
+    tmp_path: Path, run_with: Any, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = (f"people=[{photos[0]},{photos[1]}]", "prompt=[a person,a red hat]", "seed=[1,2]")
     paths = run_with(*arguments)
     assert len(paths) == len({path.read_bytes() for path in paths}) == 8
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.height > 4 * 100 > 300
+    assert capsys.readouterr().out == f"picture   {tmp_path / 'grid.png'}\n"
     before = {path: path.stat().st_mtime_ns for path in paths}
     alone = run_with(f"people=[{photos[1]}]", "prompt=a red hat", "seed=2")  # the same folder
     assert alone == [paths[-1]]
+    assert capsys.readouterr().out == ""  # the grid is that of before
     assert {path: path.stat().st_mtime_ns for path in paths} == before  # what is there is kept
     again = paths[-1].read_bytes()
     paths[-1].unlink()
@@ -185,11 +189,12 @@ def test_an_interrupted_grid_leaves_whole_videos(
     assert "1 of 2 videos are finished" in caplog.text
 
 
-def test_a_sweep_from_one_to_the_other(tmp_path: Path, run_with: Any, photos: list[Path], people: list[Person]) -> None:
+def test_a_sweep_from_one_to_the_other(tmp_path: Path, run_with: Any, photos: list[Path], capsys: Any) -> None:
     paths = run_with(f"reference=[{photos[0]},{photos[1]}]", "sweep=3", "prompt=a person", "seed=5")
     assert [read_record(path).made_with["weights"] for path in paths] == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     with Image.open(tmp_path / "sweep.png") as strip:
         assert strip.size == (5 * 112 + 4 * 4, 112)
+    assert capsys.readouterr().out == f"picture   {tmp_path / 'sweep.png'}\n"
     alone = run_with(f"reference={photos[0]}", "prompt=a person", "seed=5")
     assert np.array_equal(read_frames(alone[0]), read_frames(paths[0]))
 
@@ -236,9 +241,9 @@ def test_settings_that_do_not_fit(generator: Generator, people: list[Person]) ->
 
 
 def test_a_long_prompt_says_what_is_cut(generator: Generator, people: list[Person]) -> None:
-    assert generator.cut_note(PROMPT) == ""
+    assert generator.prompt_notes([PROMPT]) == []
     many = " ".join(["red"] * 75 + ["blue"] * 10_000)
-    note, cut = generator.cut_note(many), generator.sampler.backbone.cut_text(many)
+    (note,), cut = generator.prompt_notes([many]), generator.sampler.backbone.cut_text(many)
     assert "longer than the 77 tokens" in note
     assert note.endswith(f"({len(cut.split())} words)")
     assert cut.endswith("blue blue")
@@ -247,6 +252,24 @@ def test_a_long_prompt_says_what_is_cut(generator: Generator, people: list[Perso
     kept = many.removesuffix(cut)
     assert np.array_equal(frames, generator.generate(people[0], kept).clip.frames)
     assert generator.record(people[0], many, 0).made_with["notes"][-1] == note
+
+
+def test_words_that_the_toy_world_was_not_taught_are_told_once(
+    generator: Generator, people: list[Person], run_with: Any, photos: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = ["A person riding a horse, smiling.", "a person on the moon riding a horse"]
+    assert generator.sampler.backbone.unknown_words(prompts[0]) == ["riding", "horse"]
+    told = "so that they show nothing: riding, horse, on, moon"
+    assert [note.endswith(told) for note in generator.prompt_notes(prompts)] == [True]
+    assert "horse" in generator.record(people[0], prompts[0], 0).made_with["notes"][-1]
+    run_with(f"reference={photos[0]}", f"prompt={prompts}")
+    assert caplog.text.count("was never taught") == 1
+    for name in ("toy", "toy_context", "toy_study", "toy_study_small"):
+        assert generator.prompt_notes([prompt.text for prompt in load_prompts(name)]) == []
+
+
+def test_a_vocabulary_that_spells_every_word_knows_all() -> None:
+    assert tiny_backbone().unknown_words("an astronaut, 7 × on the moon") == []
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)

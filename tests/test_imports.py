@@ -41,6 +41,7 @@ ENTRY_POINTS = {
     "evaluation",
     "evaluation_report",
     "generate",
+    "generated_video",
     "generation_inputs",
     "inspect_shards",
     "jobs",

@@ -127,7 +127,7 @@ def test_references_of_the_manifest(folder):
     [
         ([{"path": "gone.mp4"}], {}, r"none of the 1 videos can be read; gone\.mp4: missing"),
         ([{"path": "good.mp4", "prompt": ""}], {}, "empty or missing"),
-        ([{"path": "good.mp4", "person": "p9"}], {}, "no reference for p9"),
+        ([{"path": "good.mp4", "person": "p9"}], {}, "no reference for p9, .* people found: p0, p1"),
         ([{"path": "good.mp4"}], {"videos": None}, r"give videos=<folder>, too"),
         ([{"path": "good.mp4"}], {"systems": ["adapter"]}, "give either ckpt"),
         ([{"path": "good.mp4"}], {"references": "{folder}/videos"}, "no photo in it"),

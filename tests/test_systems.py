@@ -11,7 +11,8 @@ from toy_people import take_photos, write_official_file
 
 from idanim.config import CONF_DIR, Run, check_overrides, restore
 from idanim.evaluation import evaluate
-from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
+from idanim.generation.sampler import Sampler, VideoRequest
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.prompts import load_prompts
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import read_adapter_file, write_ip_adapter

@@ -100,6 +100,15 @@ class Judge(DrawnEngine):
     recogniser_file = RECOGNISER
 
 
+def test_it_is_told_once():
+    trained, leads = (UsedRecogniser(RECOGNISER.name, part, None) for part in ("trained it", "leads its videos"))
+    used = {"a": [trained, leads], "b": [trained, leads, trained], "c": [leads], "d": []}
+    assert partial_judgements(Judge(), used) == [
+        "drawn/1 judges a, b by recogniser_a.onnx, which trained it and leads its videos",
+        "drawn/1 judges c by recogniser_a.onnx, which leads its videos",
+    ]
+
+
 def test_such_a_judge_is_refused_unless_asked_for(tmp_path, shards, capsys):
     trained = {"choices": {"identity_loss": "arcface"}, "data": {"shards": str(shards)}}
     ckpt = write_checkpoint(tmp_path / "a.safetensors", **trained, identity_loss=_loss())

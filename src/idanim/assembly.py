@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,8 @@ from torch import nn
 from idanim.config import build, built_or_plain, replace_values, restore
 from idanim.faces.engine import FaceEngine, detect_all
 from idanim.generation.identity_guidance import IdentityGuidance
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.adapter_file import AdapterFile, ProjectionKind, read_adapter_file
 from idanim.models.backbone import DTYPES, Backbone
@@ -32,6 +35,8 @@ from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.models.recogniser import FaceRecogniser
 from idanim.models.required_files import require_files
 from idanim.types import IdanimError
+
+_log = logging.getLogger(__name__)
 
 OFFICIAL_SCALE = 0.8
 """λ of Eq. 1 in the official inference script, for adapter files that don't say theirs."""
@@ -97,6 +102,35 @@ def chosen_settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> Sa
     preset = {key: config["sampler"][key] for key in ("scheduler", "num_inference_steps", "guidance_scale")}
     typed = {key: value for key, value in config["sampling"].items() if value is not None}
     return sampling_settings(trained, **preset | typed)
+
+
+def warn_of_settings_left(ckpt: Path, config: Mapping[str, Any], settings: SamplingSettings) -> None:
+    """Warn where `backbone=` replaces settings that the adapter's recipe chose, such as identity guidance.
+
+    They are not carried over: they were chosen with the recipe's backbone, and the other may have no recogniser.
+
+    Args:
+        ckpt: adapter file.
+        config: of a program that generates; its keys `backbone`, `sampler` and `sampling` count.
+        settings: that were chosen.
+    """
+    if config["backbone"] is None:
+        return
+    try:
+        stored = read_adapter(ckpt).config
+    except NoStoredConfigError:
+        return
+    recipe = restore("train", stored)["backbone"]["sampling"]
+    plain = restore("train", {**stored, "values": {}})["backbone"]["sampling"]
+    chosen = {key: value for key, value in asdict(settings).items() if key in recipe}
+    asked = {
+        key for node in (config["sampler"], config["sampling"]) for key, value in node.items() if value is not None
+    }
+    left = [key for key in chosen.keys() - asked if recipe[key] not in (plain.get(key), chosen[key])]
+    if left:
+        taken = ", ".join(f"{key}={chosen[key]}" for key in sorted(left))
+        advice = " ".join(f"sampling.{key}={recipe[key]}" for key in sorted(left))
+        _log.warning("backbone= brings its own settings: %s; to sample as in this adapter's recipe: %s", taken, advice)
 
 
 def sampling_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,19 +246,28 @@ def load_sampler(
     return Sampler(*models), config
 
 
-def require_guide(settings: SamplingSettings, trained: Mapping[str, Any]) -> None:
-    """Refuse identity guidance without a recogniser, before anything large is loaded.
+def guide_file(settings: SamplingSettings, trained: Mapping[str, Any]) -> Path | None:
+    """The recogniser that leads videos to the person; None without identity guidance.
+
+    Whoever is to load large models asks it first, for what it refuses.
+
+    Args:
+        settings: of the videos.
+        trained: training configuration, whose backbone names the recogniser.
 
     Raises:
-        IdanimError: the backbone names no recogniser, or its file is missing; the text says what to do.
+        IdanimError: the backbone names none, or its file is missing; the text says what to do.
     """
-    if settings.identity_guidance:
-        path = built_or_plain(trained["backbone"]["recogniser"])
-        if path is None or not Path(path).expanduser().is_file():
-            raise IdanimError(
-                f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
-                "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
-            )
+    if not settings.identity_guidance:
+        return None
+    path = built_or_plain(trained["backbone"]["recogniser"])
+    file = None if path is None else Path(path).expanduser()
+    if file is None or not file.is_file():
+        raise IdanimError(
+            f"sampling.identity_guidance needs a face recogniser, and there is no file {path}: name one with "
+            "+model.backbone.recogniser=<file>.onnx, or leave it out (sampling.identity_guidance=0)"
+        )
+    return file
 
 
 def attach_identity_guidance(
@@ -238,17 +281,17 @@ def attach_identity_guidance(
 
     Args:
         sampler: of `load_sampler`.
-        trained: the configuration that it was built from, whose backbone names the recogniser.
+        trained: the configuration that it was built from.
         engine: finds the faces in unfinished frames.
         settings: of the videos.
         memory: preset; so many frames as it decodes at once are decoded with gradients.
 
     Raises:
-        IdanimError: the backbone names no recogniser, or its file is missing.
+        IdanimError: as `guide_file`.
     """
-    require_guide(settings, trained)
-    if settings.identity_guidance:
-        recogniser = FaceRecogniser(built_or_plain(trained["backbone"]["recogniser"])).to(sampler.backbone.device)
+    file = guide_file(settings, trained)
+    if file is not None:
+        recogniser = FaceRecogniser(file).to(sampler.backbone.device)
         find_faces = functools.partial(detect_all, engine)
         options = {"chunk_frames": memory["vae_chunk_frames"]} if memory["vae_chunk_frames"] else {}
         sampler.identity_guidance = IdentityGuidance(sampler.backbone, recogniser, find_faces, **options)

@@ -15,18 +15,20 @@ from tqdm import tqdm
 from idanim.assembly import (
     attach_identity_guidance,
     chosen_settings,
+    guide_file,
     load_sampler,
     loading_device,
     pick_device,
-    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
+    warn_of_settings_left,
 )
 from idanim.config import Run, build, built_or_plain
-from idanim.evaluation_report import log_to_wandb, notes_on, show
+from idanim.evaluation_report import log_to_wandb, notes_on, show, systems_by_sampling
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_json
+from idanim.generation.prompt_notes import prompt_notes
 from idanim.generation.sampler import Sampler
 from idanim.metrics.evaluation_page import write_evaluation_page
 from idanim.metrics.grid import NOBODY, grid
@@ -43,7 +45,7 @@ from idanim.metrics.video_scorer import ScoredVideo, VideoScorer, remark_counts,
 from idanim.metrics.videos import VideoRecord, find_videos, read_record
 from idanim.models.required_files import require_ckpt
 from idanim.recipe import hashes_of
-from idanim.shard_people import people_from_shards
+from idanim.shard_people import in_short, people_from_shards
 from idanim.systems import (
     ADAPTER,
     NO_ADAPTER,
@@ -56,7 +58,7 @@ from idanim.systems import (
     parse_systems,
     source_of,
 )
-from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, used_recognisers
+from idanim.trained_judge import UsedRecogniser, from_record, partial_judgements, refuse_partial_judge, used_recognisers
 from idanim.types import IdanimError, UInt8Array
 
 SCHEMA_VERSION = 1
@@ -103,6 +105,7 @@ def evaluate(run: Run, load: Loader = load_sampler) -> dict[str, Any]:
         "num_people_compared": len(people),
         "people_from": _people_from(people),
         "trained_judge": partial_judgements(engine, _recorded_recognisers(filled.videos.values())),
+        "sampling": systems_by_sampling(filled.videos.values()),
         "source": source,
         "git_sha": run.git_sha,
         **figures,
@@ -174,7 +177,7 @@ def _made_elsewhere(
         videos, photos = manifest.videos, manifest.references
         unlisted = len([path for path in find_videos(folder) if path not in videos])
         source |= {"manifest": config["manifest"], "repeated_rows": manifest.num_repeated, "unlisted_videos": unlisted}
-    _refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config)
+    refuse_partial_judge(engine, _recorded_recognisers(videos.values()), config["allow_trained_judge"])
     names = sorted({record.identity for record in videos.values()} - {NOBODY})
     if photos:
         shown = read_people(photos, engine, None, config["scoring"]["reference_size_px"], "photos of the manifest")
@@ -183,7 +186,11 @@ def _made_elsewhere(
         people = _people(config, engine, config["data"]["shards"], names or None)
     missing = sorted(set(names) - {person.identity for person in people})
     if missing:
-        raise IdanimError(f"no reference for {', '.join(missing)}, whom the videos were asked to show")
+        found = in_short(sorted(person.identity for person in people))
+        raise IdanimError(
+            f"no reference for {in_short(missing)}, whom the videos were asked to show; people found: {found}. Add "
+            "photos named <person>__<anything>.jpg to references=, or name their photos in a manifest="
+        )
     return FilledGrid(videos), people, source
 
 
@@ -224,10 +231,17 @@ def _generate(
     first = ckpt or systems[0].ckpt  # whose settings all systems share
     trained = training_config(first, overrides, config["backbone"])
     settings = chosen_settings(config, trained)
+    warn_of_settings_left(first, config, settings)
+
+    told: set[str] = set()
 
     def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
         save_memory(sampler, config["memory"], device)
         attach_identity_guidance(sampler, its_config, engine, settings, config["memory"])
+        for note in prompt_notes(sampler.backbone, [prompt.text for prompt in prompts]):
+            if note not in told:
+                _log.warning("%s", note)
+            told.add(note)
 
     loader = SystemLoader(load, options, prepare)
     models = _configurations(systems, {first: trained}, overrides, config)
@@ -237,10 +251,10 @@ def _generate(
         else used_recognisers(system.ckpt, models[system.name], guides=settings.identity_guidance > 0)
         for system in systems
     }
-    _refuse_partial_judge(engine, used, config)
+    refuse_partial_judge(engine, used, config["allow_trained_judge"])
     for system in systems:
         if not system.shows_nobody:
-            require_guide(settings, models[system.name])
+            guide_file(settings, models[system.name])
     prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled, hashes = FilledGrid(), _Hashes()
@@ -292,17 +306,6 @@ def _configurations(
         if ckpt not in by_file:
             by_file[ckpt] = training_config(ckpt, overrides, config["backbone"], first["backbone"])
     return {system.name: by_file[system.ckpt] for system in systems}
-
-
-def _refuse_partial_judge(
-    engine: FaceEngine, used: Mapping[str, Sequence[UsedRecogniser]], config: Mapping[str, Any]
-) -> None:
-    found = partial_judgements(engine, used)
-    if found and not config["allow_trained_judge"]:
-        raise IdanimError(
-            f"{'; '.join(found)}: its figures would flatter. Score with another recogniser (faces=…, faces.pack=…, "
-            "faces.recogniser=…), or take these figures with a warning: allow_trained_judge=true"
-        )
 
 
 def _sampler_of(loader: SystemLoader, system: System, backbone: Mapping[str, Any] | None) -> Sampler:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from idanim.files import write_text
+from idanim.generation.settings import sampling_in_words
+from idanim.metrics.grid import NOBODY
 from idanim.metrics.report import (
     all_groups,
     difference_table,
@@ -17,6 +19,7 @@ from idanim.metrics.report import (
     summary_table,
     system_table,
 )
+from idanim.metrics.videos import VideoRecord
 
 LOGGED_VIDEOS = 32
 NAMED_PROBLEMS = 20
@@ -45,6 +48,7 @@ def notes_on(result: Mapping[str, Any]) -> list[str]:
     shown, strangers = (result["people_from"][who] for who in ("shown", "strangers"))
     compared = f", strangers to compare with from: {', '.join(strangers)}" if strangers else ""
     notes.append(f"People from: {', '.join(shown)}{compared}.")
+    notes += [f"{', '.join(systems)}: sampled with {words}." for words, systems in result["sampling"].items()]
     compared_with = result["num_people_compared"]
     if compared_with > 1:
         notes.append(f"Rank-1 among {compared_with} people: chance is {1 / compared_with:.3f}.")
@@ -74,6 +78,19 @@ def notes_on(result: Mapping[str, Any]) -> list[str]:
             f"videos in the folder that it does not list and that are not scored: {source['unlisted_videos']}."
         )
     return notes
+
+
+def systems_by_sampling(records: Iterable[VideoRecord]) -> dict[str, list[str]]:
+    """Settings of sampling in words → the systems some of whose videos were made so, as far as the records say."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        sampling = record.made_with.get("sampling")
+        if isinstance(sampling, dict) and record.identity == NOBODY:
+            sampling = sampling | {"identity_guidance": 0}  # nobody to be led to
+        systems = found.setdefault(sampling_in_words(sampling), [])
+        if record.system not in systems:
+            systems.append(record.system)
+    return {words: systems for words, systems in found.items() if words}
 
 
 def log_to_wandb(logger: Any, result: Mapping[str, Any], folder: Path) -> None:

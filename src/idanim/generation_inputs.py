@@ -56,4 +56,4 @@ def read_control_images(images: Iterable[str | Path]) -> list[tuple[Path, UInt8A
     for path in paths:
         if not path.is_file():
             raise IdanimError(f"control.images={str(path)!r}: there is no such file")
-    return [(path, decode_picture(path.read_bytes(), str(path))) for path in paths]
+    return [(path, decode_picture(path.read_bytes(), f"control.images={path}")) for path in paths]

@@ -21,30 +21,33 @@ from torch import Tensor
 from idanim.assembly import (
     attach_identity_guidance,
     chosen_settings,
+    guide_file,
     load_sampler,
     loading_device,
     pick_device,
-    require_guide,
     sampling_overrides,
     save_memory,
     training_config,
+    warn_of_settings_left,
 )
 from idanim.config import Run, build, built_or_plain, compose
 from idanim.faces.engine import FaceEngine
-from idanim.files import write_bytes, write_json
+from idanim.generated_video import GeneratedVideo
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens, check_weights, mix
-from idanim.generation.output import check_formats, mp4_bytes, provenance, write_formats
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.output import provenance
+from idanim.generation.prompt_notes import prompt_notes
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.generation_inputs import control_images, existing_ckpt, find_person, read_control_images
-from idanim.metrics.videos import SCHEMA_VERSION, VideoRecord
+from idanim.metrics.videos import VideoRecord
 from idanim.models.attention_maps import recorded_attention
 from idanim.models.face_id import ArcFaceEncoder, ClipArcFaceEncoder
 from idanim.recipe import hashes_of, recipe_of, short_names, versions
 from idanim.reference_faces import ReferenceFace, ReferencePerson
 from idanim.toyworld.shipped import is_shipped
 from idanim.trained_judge import as_stored, used_recognisers
-from idanim.types import GeneratedClip, IdanimError
+from idanim.types import IdanimError
 
 SYSTEM = "adapter"
 ALIASES = {"reference": "references", "weights=[": "mix"}
@@ -93,34 +96,6 @@ class Person:
     weights: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class GeneratedVideo:
-    """A video with the record of what it was made from.
-
-    Attributes:
-        clip: the frames.
-        record: what `save` writes as json.
-        statement: that it is generated and with what, for the metadata of its files.
-    """
-
-    clip: GeneratedClip
-    record: VideoRecord
-    statement: str
-
-    def save(self, path: str | Path, formats: Sequence[str] = ()) -> Path:
-        """Write the mp4, other formats beside it (see `idanim.generation.output.FORMATS`) and the json.
-
-        The json comes last: it is only ever there beside the video that it describes.
-        """
-        path = Path(path).with_suffix(".mp4")
-        check_formats(formats)
-        path.with_suffix(".json").unlink(missing_ok=True)
-        write_formats(path, self.clip, formats, self.statement)
-        write_bytes(path, mp4_bytes(self.clip, self.statement))
-        write_json(path.with_suffix(".json"), {"schema": SCHEMA_VERSION, **asdict(self.record)})
-        return path
-
-
 class Generator:
     """Models that are loaded once and make any number of videos.
 
@@ -139,9 +114,8 @@ class Generator:
         self.engine: FaceEngine = build(config["faces"]) if engine is None else engine
         self.memory = run.choices.get("memory", "full")
         with self._memory_told():
-            self.sampler, self.trained = _load(config, self.ckpt)
+            self.sampler, self.trained, self.settings = _load(config, self.ckpt)
             self._network = _control_network(config["control"]["model"], self.sampler)
-            self.settings = chosen_settings(config, self.trained)
             attach_identity_guidance(self.sampler, self.trained, self.engine, self.settings, config["memory"])
         self.sampler.check(self.settings)
         self._hashes: dict[str, str] = {}
@@ -297,13 +271,9 @@ class Generator:
         self.sampler.check(settings)
         return settings
 
-    def cut_note(self, prompt: str) -> str:
-        """What the model does not read of a long prompt, in words; "" when it reads all."""
-        cut = self.sampler.backbone.cut_text(prompt)
-        if not cut:
-            return ""
-        shown = cut if len(cut) <= 200 else f"{cut[:200]} … ({len(cut.split())} words)"
-        return f"the prompt is longer than the 77 tokens that the model reads; cut off: {shown}"
+    def prompt_notes(self, prompts: Sequence[str]) -> list[str]:
+        """What the model makes nothing of in prompts, in words: what is too long, and what it does not know."""
+        return prompt_notes(self.sampler.backbone, prompts)
 
     def record(
         self, person: Person, prompt: str, seed: int, control: SparseControl | None = None, **changes: Any
@@ -320,7 +290,7 @@ class Generator:
             "backbone": self.trained["backbone"],
             "sampling": settings.recorded(),
             "weights": list(person.weights) or None,
-            "notes": [*person.notes, *filter(None, [self.cut_note(prompt)])],
+            "notes": [*person.notes, *self.prompt_notes([prompt])],
             "recipe": recipe_of(self.run, settings, prompt=prompt, seed=seed, **self._shown(person, control)),
             "files": {str(file.resolve()): self._hash(file) for file in files} | self._weights,
             "versions": versions(),
@@ -389,15 +359,18 @@ class Generator:
             ) from error
 
 
-def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any]]:
+def _load(config: Mapping[str, Any], ckpt: Path) -> tuple[Sampler, dict[str, Any], SamplingSettings]:
+    """The models, the configuration they were built from, and how videos are sampled."""
     device, memory = pick_device(config["device"]), config["memory"]
     home = loading_device(memory, device)
     overrides = sampling_overrides(config)
     planned = training_config(ckpt, overrides, config["backbone"])
-    require_guide(chosen_settings(config, planned), planned)
+    settings = chosen_settings(config, planned)
+    warn_of_settings_left(ckpt, config, settings)
+    guide_file(settings, planned)
     sampler, trained = load_sampler(ckpt, overrides, home, config["scale"], config["backbone"])
     save_memory(sampler, memory, device)
-    return sampler, trained
+    return sampler, trained, settings
 
 
 def _control_network(node: Any, sampler: Sampler) -> Any:

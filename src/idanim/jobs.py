@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from idanim.files import read_json, read_text
+from idanim.generation.settings import sampling_in_words
 from idanim.metrics.identity import normalised_position
 from idanim.metrics.intervals import Interval
 from idanim.types import IdanimError
@@ -40,6 +41,7 @@ class Job:
         models: what scored its videos, such as {"face_engine": "insightface/buffalo_l"}; {} where nothing was scored.
         identities: figure → person → value, of its evaluation; {} where there is none.
         trained_judge: why its evaluation's judge is no impartial one, in words; () where it is.
+        sampling: how the videos of its evaluation were sampled, in words; "" where that is not known.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Job:
     models: dict[str, str] = field(default_factory=dict)
     identities: dict[str, dict[str, float | None]] = field(default_factory=dict)
     trained_judge: tuple[str, ...] = ()
+    sampling: str = ""
 
     @property
     def doubts(self) -> list[str]:
@@ -157,7 +160,13 @@ def read_job(folder: Path, name: str) -> Job:
     metrics |= {f"eval/{key}": figure for key, figure in evaluation.items()}
     identities = read_identities(folder / EVALUATION, evaluation)
     judged = _read_trained_judge(folder / EVALUATION)
-    return Job(name, _read_overrides(folder / OVERRIDES), metrics, models | scored_with, identities, judged)
+    sampling = _read_sampling(folder / EVALUATION)
+    return Job(name, _read_overrides(folder / OVERRIDES), metrics, models | scored_with, identities, judged, sampling)
+
+
+def _read_sampling(path: Path) -> str:
+    source = read_json(path).get("source")
+    return sampling_in_words(source.get("sampling")) if isinstance(source, dict) else ""
 
 
 def _read_trained_judge(path: Path) -> tuple[str, ...]:

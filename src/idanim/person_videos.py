@@ -47,7 +47,7 @@ def generate_videos(run: Run) -> list[Path]:
     """Generate a video for each person, prompt and seed; returns their paths.
 
     Videos that are there already and were made from the same are kept. More than one person or seed also gives
-    `grid.png`, a sweep `sweep.png`.
+    `grid.png`, a sweep `sweep.png`; its path is printed.
 
     Raises:
         IdanimError: something is missing or doesn't fit, or no face is found in a photo; the text says what to do.
@@ -75,12 +75,14 @@ def generate_videos(run: Run) -> list[Path]:
         for seed in seeds
     ]
     _tell([note for person in people for note in person.notes])
-    _tell([note for prompt in prompts if (note := generator.cut_note(prompt))])
+    _tell(generator.prompt_notes(prompts))
     _make(generator, jobs, control, config["formats"])
     if config["sweep"] is not None:
-        write_bytes(run.output / "sweep.png", sweep_strip(jobs))
+        write_bytes(picture := run.output / "sweep.png", sweep_strip(jobs))
+        print(f"picture   {picture}")
     elif len(people) > 1 or len(seeds) > 1:
-        _write_grid(run.output / "grid.png", jobs, prompts)
+        _write_grid(picture := run.output / "grid.png", jobs, prompts)
+        print(f"picture   {picture}")
     return [job.path for job in jobs]
 
 

@@ -14,7 +14,8 @@ from idanim.assembly import sampling_settings
 from idanim.config import build
 from idanim.faces.engine import FaceEngine
 from idanim.files import write_bytes
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.face_track import track_faces
 from idanim.metrics.grid import slug
 from idanim.metrics.identity import face_similarity

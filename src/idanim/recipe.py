@@ -14,7 +14,7 @@ import torch
 
 from idanim.config import Run, built_or_plain, restore, storable
 from idanim.files import sha256
-from idanim.generation.sampler import SamplingSettings
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.videos import read_record
 from idanim.models.required_files import MODEL_PATHS
 from idanim.types import IdanimError
@@ -85,6 +85,8 @@ def run_of(recipe: Path, output: Path, git_sha: str) -> Run:
     """
     if not recipe.is_file():
         raise IdanimError(f"recipe={str(recipe)!r}: there is no such file")
+    if recipe.suffix not in (".json", ".mp4"):
+        raise IdanimError(f"recipe={str(recipe)!r}: expected the .json beside a video")
     record = read_record(recipe.with_suffix(".mp4"))
     stored = record.made_with.get("recipe")
     if not isinstance(stored, dict):

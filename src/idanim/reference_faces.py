@@ -117,7 +117,7 @@ def read_person(sources: Sequence[Path], engine: FaceEngine, options: ReferenceO
     found: list[ReferenceFace] = []
     faceless: list[str] = []
     for file in files:
-        for name, rgb in _pictures(file, options.video_frames):
+        for name, rgb in _told_pictures(file, options.video_frames):
             face = _face(name, rgb, engine, options)
             if face is None:
                 faceless.append(name)
@@ -151,6 +151,14 @@ def _files(source: Path) -> list[Path]:
     if not files:
         raise IdanimError(f"reference={str(source)!r}: no photo and no video in this folder ({', '.join(endings)})")
     return files
+
+
+def _told_pictures(file: Path, num_frames: int) -> list[tuple[str, UInt8Array]]:
+    """Pictures by name; what is wrong with a file names the key that it was given by."""
+    try:
+        return _pictures(file, num_frames)
+    except IdanimError as error:
+        raise IdanimError(f"reference={error}") from error  # whose text begins with the path
 
 
 def _pictures(file: Path, num_frames: int) -> list[tuple[str, UInt8Array]]:

@@ -42,7 +42,7 @@ def people_from_shards(
         num_strangers: further people, if there are.
 
     Raises:
-        IdanimError: no shards, or nobody in them with a usable face.
+        IdanimError: no shards, one of `names` is not in them, or nobody in them has a usable face.
     """
     clips: dict[str, list[tuple[ShardIndex, ClipMeta]]] = {}
     origins: dict[str, str] = {}
@@ -58,6 +58,14 @@ def people_from_shards(
                     clips.setdefault(meta.identity, []).append((index, meta))
                     origins.setdefault(meta.identity, f"{split} split of {told}")
         by_split[split] = sorted(clips.keys() - known)
+    where = without_secrets(f"data.shards={location!r}")
+    unknown = sorted(wanted - clips.keys())
+    if unknown:
+        raise IdanimError(
+            f"{where}: no clip of {in_short(unknown)}, whom the videos were asked "
+            f"to show; people there: {in_short(sorted(clips))}. Give shards with them, or "
+            "references=<folder of photos named <person>__<anything>.jpg>"
+        )
     if names is None:
         wanted = set(by_split["val"] or by_split["train"])
     ordered = sorted([*by_split["val"], *by_split["train"]], key=lambda name: name not in wanted)
@@ -70,9 +78,17 @@ def people_from_shards(
             room[is_stranger] -= 1
             people.append(replace(person, is_stranger=is_stranger))
     if all(person.is_stranger for person in people):
-        where = without_secrets(f"data.shards={location!r}")
-        raise IdanimError(f"{where}: nobody has a face to refer to, people wanted: {len(wanted)}")
+        raise IdanimError(
+            f"{where}: {engine.name} finds no usable face of the people there: {in_short(sorted(wanted))}"
+        )
     return people
+
+
+def in_short(names: Sequence[str], limit: int = 5) -> str:
+    """The first of some names, and how many there are: "ann, bob, … (12)"."""
+    if len(names) <= limit:
+        return ", ".join(names) or "none"
+    return f"{', '.join(names[:limit])}, … ({len(names)})"
 
 
 def _read_metas(path: Path) -> Iterator[tuple[ShardIndex, ClipMeta]]:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from idanim.assembly import require_runnable
 from idanim.files import sha256
 from idanim.generation.output import provenance
-from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
+from idanim.generation.sampler import Sampler, VideoRequest
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.grid import NOBODY, Cell
 from idanim.metrics.people import Person
 from idanim.metrics.videos import VideoRecord, is_made, write_video

@@ -132,7 +132,7 @@ def from_record(made_with: Mapping[str, Any]) -> list[UsedRecogniser]:
 
 
 def partial_judgements(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecogniser]]) -> list[str]:
-    """What is wrong with this engine as a judge, in words; nothing where it had no part.
+    """What is wrong with this engine as a judge, in words, once for systems alike; nothing where it had no part.
 
     Args:
         engine: that scores.
@@ -141,9 +141,26 @@ def partial_judgements(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecog
     judge = getattr(engine, "recogniser_file", None)
     if judge is None:
         return []
+    systems: dict[tuple[str, ...], list[str]] = {}
+    for system, recognisers in used.items():
+        parts = tuple(dict.fromkeys(recogniser.part for recogniser in recognisers if recogniser.is_in(Path(judge))))
+        if parts:
+            systems.setdefault(parts, []).append(system)
     return [
-        f"{engine.name} judges {system} by {Path(judge).name}, which {recogniser.part}"
-        for system, recognisers in used.items()
-        for recogniser in recognisers
-        if recogniser.is_in(Path(judge))
+        f"{engine.name} judges {', '.join(names)} by {Path(judge).name}, which {' and '.join(parts)}"
+        for parts, names in systems.items()
     ]
+
+
+def refuse_partial_judge(engine: FaceEngine, used: Mapping[str, Iterable[UsedRecogniser]], allowed: bool) -> None:
+    """Refuse a judge that had a part in the videos, unless that is allowed.
+
+    Raises:
+        IdanimError: says what part it had, and what to do.
+    """
+    found = partial_judgements(engine, used)
+    if found and not allowed:
+        raise IdanimError(
+            f"{'; '.join(found)}, so its figures would flatter: score with another recogniser (faces=…, faces.pack=…, "
+            "faces.recogniser=…), or take these figures with a warning (allow_trained_judge=true)"
+        )

@@ -13,7 +13,8 @@ from toy_people import ADAPTER, take_photos
 from idanim.assembly import load_sampler
 from idanim.generation.control import SparseControl
 from idanim.generation.identity import IdTokens
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.generator import Generator
 from idanim.models.tiny import tiny_sparse_control
 from idanim.pictures import decode_picture, fitted

@@ -20,8 +20,9 @@ from idanim.config import Run, compose
 from idanim.faces.engine import detect_all
 from idanim.generation.identity import mix
 from idanim.generation.identity_guidance import Aim, IdentityGuidance
-from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
+from idanim.generation.sampler import Sampler, VideoRequest
 from idanim.generation.schedulers import SCHEDULER_NAMES, noise_level, scheduler_like
+from idanim.generation.settings import SamplingSettings
 from idanim.generator import Generator
 from idanim.models.animatediff import animatediff_scheduler
 from idanim.models.recogniser import FaceRecogniser

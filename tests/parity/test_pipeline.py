@@ -12,7 +12,8 @@ from parity_table import Record
 from PIL import Image
 from torch import Tensor
 
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.sparse_control import condition_latents, sparse_control_pipeline
 

@@ -22,7 +22,8 @@ from official_keys import official_state
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.attention import FaceAttention
 from idanim.models.resampler import Resampler

@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from idanim.faces.align import aligned_crop
-from idanim.generation.sampler import Sampler, SamplingSettings, VideoRequest
+from idanim.generation.sampler import Sampler, VideoRequest
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder

@@ -15,7 +15,7 @@ from idanim.data.dataset import ClipDataset, ClipItem, collate
 from idanim.data.landmarks import FaceFinder, LandmarkFolder
 from idanim.data.latents import LatentFolder, VideoEncoder
 from idanim.data.order import InOrder, Order, ShuffledOrder, StepSampler
-from idanim.data.parcel import collate_to_send
+from idanim.data.parcel import Sender
 from idanim.data.references import ReferenceStrategy
 from idanim.data.shards import ShardIndex, find_shards, require_clips
 from idanim.types import ClipBatch, IdanimError
@@ -164,7 +164,7 @@ class ClipDataModule(LightningDataModule):
             batch_size=size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate_to_send,
+            collate_fn=Sender(self.num_workers),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )

@@ -11,22 +11,24 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Read], depth: int) -> Generator[tuple[Item, Read]]:
-    """Each item with what `read` makes of it, in order, read by one thread beside the caller.
+def read_ahead(
+    items: Iterable[Item], read: Callable[[Item], Read], depth: int, threads: int = 1
+) -> Generator[tuple[Item, Read]]:
+    """Each item with what `read` makes of it, in order, read by threads beside the caller.
 
-    One thread, so that what is read and when depends on the order alone. It helps where both sides compute outside of
-    Python: decoders, kernels and files let go of its lock.
+    It helps where all of them compute outside of Python: decoders, kernels and files let go of its lock.
 
     Args:
-        items: what is read, in this order.
-        read: what the thread does; what it raises is raised here, in the item's turn.
+        items: what is read, in this order; they are taken by the caller's thread.
+        read: what the threads do; what it raises is raised here, in the item's turn.
         depth: so many results are held at most beside the one that is worked on; with 0 nothing is read ahead.
+        threads: so many items are read at once.
     """
     pending: deque[tuple[Item, Future[Read]]] = deque()
-    thread = ThreadPoolExecutor(1, "read ahead")
+    pool = ThreadPoolExecutor(threads, "read ahead")
     try:
         for item in items:
-            pending.append((item, thread.submit(read, item)))
+            pending.append((item, pool.submit(read, item)))
             if len(pending) > depth:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -34,4 +36,4 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Read], depth: int) 
             done, future = pending.popleft()
             yield done, future.result()
     finally:
-        thread.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)

@@ -55,7 +55,9 @@ class OpenCVEngine:
                 self._files = (detector_path, path)
                 self._name += f"+{path.stem}"
         except cv2.error as error:
-            raise IdanimError(f"OpenCV can't read the face models: {error.err}") from error
+            raise IdanimError(
+                f"faces.detector={detector}, faces.recogniser={recogniser}: OpenCV can't read the models: {error.err}"
+            ) from error
 
     @property
     def name(self) -> str:

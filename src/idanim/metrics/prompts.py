@@ -78,7 +78,7 @@ def _read(path: Path) -> list[Prompt]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise IdanimError(f"{path}: not a UTF-8 text file ({error})") from error
+        raise IdanimError(f"prompts={path}: not a UTF-8 text file ({error})") from error
     numbered = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
     if path.suffix == ".jsonl":
         return [_from_json(line, f"{path}, line {i}") for i, line in numbered]

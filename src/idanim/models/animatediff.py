@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from diffusers import (
 from diffusers.utils import is_accelerate_available
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from idanim.models.attention import SelfAttentionProcessor, TextAttentionProcessor, has_nothing_but_projections
 from idanim.models.backbone import DTYPES, Backbone, BackboneParts, CrossAttentionLayer, Diffused, Latents
@@ -236,6 +238,14 @@ class AnimateDiffBackbone(Backbone):
         length = self.text_encoder.config.max_position_embeddings - 2
         ids = self.tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
         return str(self.tokenizer.decode(ids[length:])).strip()
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Those that are no token, where the vocabulary can't spell just any word as CLIP's own can."""
+        known = self.tokenizer.get_vocab()
+        if all(symbol in known for symbol in bytes_to_unicode().values()):
+            return []
+        words = [word.strip(string.punctuation).lower() for word in prompt.split()]
+        return [word for word in dict.fromkeys(words) if word and f"{word}</w>" not in known]
 
     @property
     def parts(self) -> BackboneParts:

@@ -124,6 +124,10 @@ class Backbone(nn.Module, ABC):
     def cut_text(self, prompt: str) -> str:
         """What of a prompt is beyond the length that the model reads; "" when it reads all."""
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the model was never taught, in lower case; none where it can't tell."""
+        return []
+
     @property
     @abstractmethod
     def parts(self) -> BackboneParts:

@@ -36,6 +36,7 @@ def write_results(studies: Mapping[str, Sequence[Cell]], root: Path, results: Pa
         notes = [f"left out: {cell}: {why}" for cell, why in missing.items()]
         notes += mixed([cell for cell in cells if cell.seed in jobs.get(cell.variant.name, {})])
         notes += [doubt for by_seed in jobs.values() for job in by_seed.values() for doubt in job.doubts]
+        notes += _sampling_notes(jobs)
         if BASELINE not in jobs:
             print(f"\n{name}: nothing to compare yet; {'; '.join(notes[:3])}")
             continue
@@ -70,6 +71,15 @@ def _read_jobs(cells: Sequence[Cell]) -> tuple[dict[str, dict[int, Job]], dict[s
     for kind in SCORING_MODELS:
         refuse_different(kind, [job for by_seed in jobs.values() for job in by_seed.values()])
     return jobs, missing
+
+
+def _sampling_notes(jobs: Mapping[str, Mapping[int, Job]]) -> list[str]:
+    """How videos were sampled: one line where all variants agree."""
+    variants: dict[str, list[str]] = {}
+    for name, by_seed in jobs.items():
+        for words in dict.fromkeys(job.sampling for job in by_seed.values() if job.sampling):
+            variants.setdefault(words, []).append(name)
+    return [f"{', '.join(names)}: sampled with {words}" for words, names in variants.items()]
 
 
 def _time_table(cells: Sequence[Cell]) -> Table:

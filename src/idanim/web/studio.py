@@ -17,9 +17,10 @@ import torch
 
 from idanim.config import CONF_DIR, Run, restore
 from idanim.files import write_bytes, write_json
+from idanim.generated_video import GeneratedVideo
 from idanim.generation.control import SparseControl
 from idanim.generation.output import mp4_bytes
-from idanim.generator import CancelledError, GeneratedVideo, Generator, Person, Progress
+from idanim.generator import CancelledError, Generator, Person, Progress
 from idanim.metrics.face_track import FaceTrack, track_faces
 from idanim.metrics.identity import face_similarity
 from idanim.types import IdanimError
