@@ -20,7 +20,8 @@ from diffusers import AnimateDiffPipeline
 from measure import alternate
 from plain_loop import ip_adapter_state
 
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder

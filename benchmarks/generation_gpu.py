@@ -31,7 +31,8 @@ from torch import nn
 
 from idanim.config import restore
 from idanim.files import write_json
-from idanim.generation.sampler import Sampler, SamplingSettings
+from idanim.generation.sampler import Sampler
+from idanim.generation.settings import SamplingSettings
 from idanim.models.adapter import FaceAdapter
 from idanim.models.animatediff import AnimateDiffBackbone
 from idanim.models.encoder import ClipFaceEncoder
