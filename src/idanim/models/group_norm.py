@@ -25,10 +25,14 @@ class FrameGroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, F, h, w] → the same shape."""
+        """[B, C, F, h, w] → the same shape, in memory in the order [B, h, w, F, C] in which the next layer reads it.
+
+        It would copy it itself, but not of a single video, which it then multiplied place by place.
+        """
         batch, channels, frames, height, width = x.shape
         folded = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
-        return super().forward(folded).unflatten(0, (batch, frames)).transpose(1, 2)
+        normalised = super().forward(folded).unflatten(0, (batch, frames))
+        return normalised.permute(0, 3, 4, 1, 2).contiguous().permute(0, 4, 3, 1, 2)
 
 
 class VideoGroupNorm(nn.GroupNorm):
