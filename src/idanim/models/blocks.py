@@ -21,7 +21,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from idanim.models.frozen_layers import convolve, gated_gelu
 from idanim.types import IdanimError
@@ -30,6 +30,12 @@ log = logging.getLogger(__name__)
 
 BLOCKS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
 _MAX_SHAPES = 256
+_FUSED_ATTENTION = [
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 
 Way = Callable[..., Any]
 """How a module runs: takes it and the arguments of its `forward`."""
@@ -40,8 +46,8 @@ class Recompute(StrEnum):
 
     NOTHING = "nothing"
     CHEAP = "cheap"
-    """What is large for the work it takes. Kept are what convolutions give and what comes into motion modules, and
-    into attention and feed-forward layers of spatial transformers."""
+    """What is large for the work it takes. Kept are what convolutions and self-attention give, and what comes into
+    motion modules and into the parts of spatial transformers."""
     ALL = "all"
     """Only the inputs of blocks are kept."""
 
@@ -79,16 +85,12 @@ def run_blocks(unet: nn.Module, plan: BlockPlan) -> None:
     if plan.compiled:
         ways |= {kind: _Compiled(ways.get(kind, _plain)) for kind in BLOCKS}
     for module in unet.modules():
-        if isinstance(module, _CHANGED):
+        if type(module) in _CHANGED:
             module.__dict__.pop("forward", None)  # of an earlier plan
             way = ways.get(type(module))
-            if way is not None and not _is_in_motion_module(module):
+            # A transformer block over time is part of a block that is recomputed as a whole.
+            if way is not None and getattr(module, "pos_embed", None) is None:
                 module.forward = functools.partial(_with_gradients, way, module)
-
-
-def _is_in_motion_module(module: nn.Module) -> bool:
-    """Whether it is a transformer block over time, which is part of a block that is recomputed as a whole."""
-    return isinstance(module, BasicTransformerBlock) and module.pos_embed is not None
 
 
 def _with_gradients(way: Way, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -108,8 +110,10 @@ def _checkpointed(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(work, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def _norms_recomputed(block: Any, input_tensor: Tensor, temb: Tensor) -> Tensor:
-    """A plain residual block of which the inputs of norms are kept, but not those of activations."""
+def _norms_recomputed(block: Any, input_tensor: Tensor, temb: Tensor) -> Any:
+    """A residual block of which the inputs of norms are kept, but not those of activations."""
+    if block.upsample or block.downsample or block.time_embedding_norm != "default":
+        return _recomputed(block, input_tensor, temb)  # other models have these
     hidden = block.conv1(_checkpointed(lambda x: block.nonlinearity(block.norm1(x)), input_tensor))
     hidden = hidden + block.time_emb_proj(block.nonlinearity(temb))[:, :, None, None]
     hidden = block.conv2(_checkpointed(lambda x: block.nonlinearity(block.norm2(x)), hidden))
@@ -118,10 +122,13 @@ def _norms_recomputed(block: Any, input_tensor: Tensor, temb: Tensor) -> Tensor:
 
 
 def _parts_recomputed(
-    block: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_nothing: Any
-) -> Tensor:
-    """A plain transformer block of which what comes into attention to itself, to the context, and the rest is kept."""
-    hidden = hidden_states + _checkpointed(lambda x: block.attn1(block.norm1(x)), hidden_states)
+    block: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any
+) -> Any:
+    """A transformer block of which what comes into attention to itself, to the context, and into the rest is kept."""
+    if block.norm_type != "layer_norm" or block.only_cross_attention or block.attn2 is None:
+        return _recomputed(block, hidden_states, encoder_hidden_states=encoder_hidden_states, **others)
+    keep = functools.partial(create_selective_checkpoint_contexts, _FUSED_ATTENTION)
+    hidden = hidden_states + _checkpointed(lambda x: block.attn1(block.norm1(x)), hidden_states, context_fn=keep)
     hidden = hidden + _checkpointed(lambda x: block.attn2(block.norm2(x), encoder_hidden_states), hidden)
     return hidden + _checkpointed(lambda x: block.ff(block.norm3(x)), hidden)
 
