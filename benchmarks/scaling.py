@@ -30,8 +30,13 @@ from loader import cached, consume, make_shards
 from loader import loader as make_loader
 from measure import Ratio, alternate, ratio, table, write_json
 from step_systems import Ours
-from torch import multiprocessing
+from torch import Tensor, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
+
+from idanim.freed_memory import keep_freed_memory
+from idanim.models.blocks import BlockPlan, run_blocks
+from idanim.types import ClipBatch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # after its backend was chosen
@@ -77,6 +82,7 @@ def resolutions(rounds: int) -> list[dict[str, Any]]:
 
 def loader_workers(rounds: int) -> list[dict[str, Any]]:
     """Clips a second of the loader alone, by worker processes; by the clock on the wall."""
+    keep_freed_memory()  # as `train.py` does
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dataset = cached(make_shards(Path(folder), 64, FULL_WINDOW, b""), FULL_WINDOW)
@@ -103,13 +109,26 @@ def processes(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+class _Loss(nn.Module):
+    """The loss of a system as a module, which is what gradients are gathered of over processes."""
+
+    def __init__(self, system: Ours) -> None:
+        super().__init__()
+        self.module, self.loss = system.module, system.loss
+
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """Scalar."""
+        return self.loss(batch)
+
+
 def _one_process(rank: int, number: int, folder: str, rounds: int) -> None:
+    keep_freed_memory()  # as `train.py` does
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=number)
     system = Ours(SMALL, torch.device("cpu"), torch.float32)
+    run_blocks(system.module.backbone.unet, BlockPlan())
+    system.loss = DistributedDataParallel(_Loss(system))  # type: ignore[method-assign]
     batch = system.batch(1)
-    for parameter in system.module.adapter.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda p: dist.all_reduce(p.grad))
     system.step(batch)
     seconds = []
     for _ in range(rounds):
