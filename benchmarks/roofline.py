@@ -7,7 +7,7 @@ usual. It is there to compare ways of one step; no compiler fuses anything, and 
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ LAUNCH_S = 1.5e-6
 SHARES = {"mm": 0.6, "addmm": 0.6, "bmm": 0.3, "convolution": 0.5, "convolution_backward": 0.45, "attention": 0.37}
 """Of `FLOP_PER_S`, by kernel."""
 _NO_KERNEL = {"_unsafe_view", "detach", "device", "empty", "empty_like", "empty_strided", "new_empty"}
+_ONLY_WRITTEN = {"copy_", "fill_", "zero_"}
 _READ_TWICE = {"native_group_norm": 1, "native_group_norm_backward": 2}
 """Norms that read so many of their inputs for their sums first, then again."""
 
@@ -73,9 +74,8 @@ class Roofline(TorchDispatchMode):
         result = func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
         if not func.is_view and name not in _NO_KERNEL:
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            moved = _moved(inputs, outputs) + sum(x.nbytes for x in inputs[: _READ_TWICE.get(name, 0)])
+            again = sum(_bytes(tensor) for tensor in args[: _READ_TWICE.get(name, 0)])
+            moved = _moved(func, args, kwargs, result) + again
             flop, share = _computed(func, name, args, kwargs, result)
             work = self.kinds.setdefault(name, Work())
             work.bytes += moved
@@ -84,10 +84,20 @@ class Roofline(TorchDispatchMode):
         return result
 
 
-def _moved(inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    """Bytes of all different tensors; one that is a single number spread out is nothing to read."""
-    different = {id(tensor): tensor for tensor in inputs + outputs}.values()
-    return sum(tensor.nbytes for tensor in different if any(tensor.stride()) or tensor.ndim == 0)
+def _moved(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Bytes of all different tensors, of one that is changed in place twice."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+    moved = sum(_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    if func._schema.name.endswith("_") and func.overloadpacket.__name__ not in _ONLY_WRITTEN:
+        written = [arg for arg, of in zip(args, func._schema.arguments, strict=False) if of.alias_info]
+        moved += sum(_bytes(leaf) for leaf in tree_leaves(written))
+    return moved
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of its different numbers: along a dimension of stride 0 they are the same."""
+    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return math.prod(sizes) * tensor.itemsize
 
 
 def _computed(func: Any, name: str, args: Any, kwargs: Any, result: Any) -> tuple[int, float]:
@@ -97,14 +107,13 @@ def _computed(func: Any, name: str, args: Any, kwargs: Any, result: Any) -> tupl
         query, key = args[1:3] if is_backward else args[:2]
         flop = 4 * query.shape[:3].numel() * key.shape[2] * query.shape[3]
         return flop * 5 // 2 if is_backward else flop, SHARES["attention"]
-    count = flop_registry.get(func._overloadpacket)
+    count = flop_registry.get(func.overloadpacket)
     return (count(*args, **kwargs, out_val=result), SHARES.get(name, 0.5)) if count else (0, 1)
 
 
 def largest(roofline: Roofline, number: int) -> list[dict[str, float | str]]:
     """Table rows of the kinds that take the most time."""
-    order = Counter({name: work.seconds for name, work in roofline.kinds.items()})
-    kinds = [(name, roofline.kinds[name]) for name, _ in order.most_common(number)]
+    kinds = sorted(roofline.kinds.items(), key=lambda item: -item[1].seconds)[:number]
     return [
         {"operation": k, "ms": 1e3 * w.seconds, "moved, GB": w.bytes / 1e9, "TFLOP": w.flop / 1e12} for k, w in kinds
     ]

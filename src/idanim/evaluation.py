@@ -232,7 +232,7 @@ def _generate(
     trained = training_config(first, overrides, config["backbone"])
     settings = chosen_settings(config, trained)
     warn_of_settings_left(first, config, settings)
-
+    prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     told: set[str] = set()
 
     def prepare(sampler: Sampler, its_config: Mapping[str, Any]) -> None:
@@ -255,7 +255,6 @@ def _generate(
     for system in systems:
         if not system.shows_nobody:
             guide_file(settings, models[system.name])
-    prompts = load_prompts(config["prompts"] or trained["backbone"]["prompts"])
     people = _people(config, engine, config["data"]["shards"] or trained["data"]["shards"], None)
     filled, hashes = FilledGrid(), _Hashes()
     for system in systems:

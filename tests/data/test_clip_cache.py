@@ -48,7 +48,7 @@ def test_a_header_is_not_gone_through_for_it(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("broken", REASONS.values(), ids=REASONS)
-def test_no_damaged_file_is_taken_for_a_whole_one(broken: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_that_was_cut_or_added_to_is_not_taken_for_a_whole_one(broken: dict[str, str], tmp_path: Path) -> None:
     cache, shard, path = write(tmp_path, broken)
     whole = path.read_bytes()
     for damaged in (

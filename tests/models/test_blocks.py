@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
@@ -80,14 +81,49 @@ def test_motion_modules_v1_normalise_over_the_video(kind: Recompute) -> None:
     assert close(found[1], gradients)
 
 
-def test_a_wide_backbone_under_autocast() -> None:
+@pytest.mark.parametrize("kind", list(Recompute))
+def test_a_wide_backbone_under_autocast(kind: Recompute) -> None:
     """Layers compute in another type than that of their weights, and keep what torch keeps."""
     backbone, adapter = make_models()
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradients, _ = step(backbone, adapter)
-        backbone.run_blocks_by(BlockPlan())
+        backbone.run_blocks_by(BlockPlan(kind))
         found = step(backbone, adapter)
     assert found[0] == loss
+    assert close(found[1], gradients)
+
+
+def test_sharded_blocks_are_planned_too() -> None:
+    """Sharding gives each module a class derived from its own."""
+    backbone, adapter = make_models()
+    kept = step(backbone, adapter)[2]
+    for module in backbone.unet.modules():
+        if isinstance(module, blocks.BLOCKS):
+            module.__class__ = type(f"Sharded{type(module).__name__}", (type(module),), {})
+    backbone.run_blocks_by(BlockPlan(Recompute.ALL))
+    assert step(backbone, adapter)[2] < 0.5 * kept
+
+
+def test_a_convolution_that_learns_gets_its_gradient() -> None:
+    backbone, adapter = make_models()
+    weight = backbone.unet.conv_out.weight.requires_grad_()
+    step(backbone, adapter)
+    assert weight.grad is not None
+    expected, weight.grad = weight.grad, None
+    backbone.run_blocks_by(BlockPlan())
+    step(backbone, adapter)
+    assert torch.equal(weight.grad, expected)
+
+
+def test_residual_blocks_of_other_models_are_recomputed_whole() -> None:
+    backbone, adapter = make_models()
+    for module in backbone.unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.skip_time_act = True
+    loss, gradients, _ = step(backbone, adapter)
+    backbone.run_blocks_by(BlockPlan(Recompute.CHEAP))
+    found = step(backbone, adapter)
+    assert found[0] == pytest.approx(loss, rel=1e-6)
     assert close(found[1], gradients)
 
 

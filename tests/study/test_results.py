@@ -10,7 +10,7 @@ from idanim.study.settings import DONE
 
 def write_evaluation(cell: Cell, guidance: float) -> None:
     sampling = {"num_frames": 8, "height": 32, "width": 32, "fps": 8, "num_inference_steps": 8, "guidance_scale": 3.0}
-    sampling |= {"negative_prompt": "", "identity_guidance": guidance}
+    sampling |= {"negative_prompt": "", "scheduler": "ddim", "free_noise": False, "identity_guidance": guidance}
     rows = [{"system": "adapter", "identity": person, "face_similarity": 0.5} for person in ("ann", "bob")]
     summary = {"face_similarity": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2}}
     result = {"summary": summary, "identities": rows, "source": {"sampling": sampling}}

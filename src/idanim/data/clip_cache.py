@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 MAX_DECODERS = 8
 """Each decodes 16 frames of 512² in 50 to 170 ms of a core."""
 MAX_AHEAD_BYTES = 2**30
-"""Of decoded clips that wait; 16 frames of 512² have 50 MB."""
+"""Of decoded clips that wait, but for one that always may; 16 frames of 512² have 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class ClipCache:
 
 _HEAD_BYTES, _TAIL_BYTES = 4096, 64
 _SAID = re.compile(rb'\{"__metadata__":\{"broken":("(?:[^"\\]|\\.)*")\}[,}]')
-_END = re.compile(rb"(\d+)\]\}\} *$")
+_END = re.compile(rb"(\d+)\]\}\} *\Z")
 """Where the last tensor ends."""
 
 

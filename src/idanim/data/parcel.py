@@ -30,6 +30,7 @@ class Sender:
     torch itself sends a tensor as a new file in shared memory, which the system fills with zeros page by page and for
     which it needs a large `/dev/shm`; through a pipe a batch is copied six times. A batch is copied into a slot, and
     out of it on arrival, which frees the slot. One that finds none free, or is larger, goes through the pipe.
+    A batch that never arrives (its process died, an iterator without `persistent_workers` was left) keeps its slot.
 
     Args:
         num_workers: loader processes that will be forked; those started otherwise share nothing.
@@ -42,7 +43,7 @@ class Sender:
         self._free, self._freed = os.pipe()  # holds a byte for each free slot: who reads it has the slot alone
         os.set_blocking(self._free, False)
         os.write(self._freed, bytes(range(num_slots)))
-        finalize(self, _close, self._free, self._freed)
+        finalize(self, _close, self._free, self._freed).atexit = False  # a thread may still take a batch out
         _senders[self._number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,9 +75,10 @@ class Sender:
 
     def take_out(self, slot: int, places: Sequence[tuple[int, int]], content: bytes) -> ClipBatch:
         """The batch in a slot, which is free from now on."""
-        batch = _unpack(content, [self._slots[slot][start:end] for start, end in places])
-        os.write(self._freed, bytes([slot]))
-        return batch
+        try:
+            return _unpack(content, [self._slots[slot][start:end] for start, end in places])
+        finally:
+            os.write(self._freed, bytes([slot]))
 
 
 class Parcel:

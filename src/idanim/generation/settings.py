@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -75,7 +76,10 @@ class SamplingSettings:
 
 
 def sampling_in_words(recorded: Any) -> str:
-    """Settings as a record holds them in words; "" where it has none, or another program's."""
+    """Settings as a record holds them in words; "" where it lacks some, or is another program's."""
+    needed = {setting.name for setting in fields(SamplingSettings)} - set(_GUIDANCE)
+    if not isinstance(recorded, Mapping) or not needed <= recorded.keys():
+        return ""
     try:
         return SamplingSettings(**recorded).in_words()
     except (TypeError, IdanimError):

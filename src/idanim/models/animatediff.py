@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import string
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -244,8 +244,8 @@ class AnimateDiffBackbone(Backbone):
         known = self.tokenizer.get_vocab()
         if all(symbol in known for symbol in bytes_to_unicode().values()):
             return []
-        words = [word.strip(string.punctuation).lower() for word in prompt.split()]
-        return [word for word in dict.fromkeys(words) if word and f"{word}</w>" not in known]
+        words = re.findall(r"[^\W_]+", prompt.lower())  # the tokenizer too parts "red-haired" and "woman's"
+        return [word for word in dict.fromkeys(words) if f"{word}</w>" not in known]
 
     @property
     def parts(self) -> BackboneParts:

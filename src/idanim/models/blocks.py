@@ -1,7 +1,7 @@
-"""How the blocks of a frozen UNet run while an adapter on it is trained: recomputed for memory, compiled for speed.
+"""How a frozen UNet runs while an adapter on it is trained: recomputed for memory, compiled for speed.
 
-A block is a residual block, a spatial transformer or a motion module. Without gradients (validation, previews) all
-of them run as they are.
+Planned are its blocks (residual blocks, spatial transformers, motion modules). Where they are not compiled,
+convolutions and gated layers keep less than torch's own. Without gradients (validation, previews) all run as they are.
 """
 
 from __future__ import annotations
@@ -85,12 +85,17 @@ def run_blocks(unet: nn.Module, plan: BlockPlan) -> None:
     if plan.compiled:
         ways |= {kind: _Compiled(ways.get(kind, _plain)) for kind in BLOCKS}
     for module in unet.modules():
-        if type(module) in _CHANGED:
+        # A sharded module is of a class derived from its own.
+        kind = next((kind for kind in _CHANGED if isinstance(module, kind)), None)
+        if kind is not None:
             module.__dict__.pop("forward", None)  # of an earlier plan
-            way = ways.get(type(module))
-            # A transformer block over time is part of a block that is recomputed as a whole.
-            if way is not None and getattr(module, "pos_embed", None) is None:
-                module.forward = functools.partial(_with_gradients, way, module)
+            if kind in ways and not _is_over_time(module):
+                module.forward = functools.partial(_with_gradients, ways[kind], module)
+
+
+def _is_over_time(module: nn.Module) -> bool:
+    """Whether it is a transformer block of a motion module, which is recomputed as a whole."""
+    return isinstance(module, BasicTransformerBlock) and module.pos_embed is not None
 
 
 def _with_gradients(way: Way, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -112,8 +117,9 @@ def _checkpointed(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _norms_recomputed(block: Any, input_tensor: Tensor, temb: Tensor) -> Any:
     """A residual block of which the inputs of norms are kept, but not those of activations."""
-    if block.upsample or block.downsample or block.time_embedding_norm != "default":
-        return _recomputed(block, input_tensor, temb)  # other models have these
+    is_plain = block.time_embedding_norm == "default" and block.time_emb_proj and not block.skip_time_act
+    if not is_plain or block.upsample or block.downsample or block.training:
+        return _recomputed(block, input_tensor, temb)
     hidden = block.conv1(_checkpointed(lambda x: block.nonlinearity(block.norm1(x)), input_tensor))
     hidden = hidden + block.time_emb_proj(block.nonlinearity(temb))[:, :, None, None]
     hidden = block.conv2(_checkpointed(lambda x: block.nonlinearity(block.norm2(x)), hidden))
@@ -125,7 +131,8 @@ def _parts_recomputed(
     block: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any
 ) -> Any:
     """A transformer block of which what comes into attention to itself, to the context, and into the rest is kept."""
-    if block.norm_type != "layer_norm" or block.only_cross_attention or block.attn2 is None:
+    is_plain = block.norm_type == "layer_norm" and block.attn2 and not block.only_cross_attention
+    if not is_plain or block._chunk_size or any(value is not None for value in others.values()):
         return _recomputed(block, hidden_states, encoder_hidden_states=encoder_hidden_states, **others)
     keep = functools.partial(create_selective_checkpoint_contexts, _FUSED_ATTENTION)
     hidden = hidden_states + _checkpointed(lambda x: block.attn1(block.norm1(x)), hidden_states, context_fn=keep)
@@ -134,7 +141,9 @@ def _parts_recomputed(
 
 
 def _convolution(conv: Any, x: Tensor) -> Tensor:
-    return _plain(conv, x) if _is_widened(x) else convolve(conv, x)
+    is_plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    learns = any(parameter.requires_grad for parameter in conv.parameters())
+    return _plain(conv, x) if learns or not is_plain or _is_widened(x) else convolve(conv, x)
 
 
 def _gated_gelu(layer: Any, x: Tensor) -> Tensor:
