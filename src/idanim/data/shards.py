@@ -61,7 +61,7 @@ def find_shards(location: str | Sequence[str] | None, split: str) -> list[Path]:
     for place in places:
         path = Path(place).expanduser()
         if path.is_file() and path.suffix != ".tar" and not tarfile.is_tarfile(path):
-            raise IdanimError(f"data.shards={place!r}: not a tar file; expected a folder of shards, or shards")
+            raise IdanimError(f"data.shards={place!r}: not a tar file; expected a folder of shards (.tar), or one")
         if path.is_file() or is_remote(path):
             tars = [path]
         elif path.is_dir():

@@ -16,7 +16,7 @@ def prompt_notes(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
     if unknown:
         more = f" and {len(unknown) - SHOWN_WORDS} more" if len(unknown) > SHOWN_WORDS else ""
         shown = ", ".join(unknown[:SHOWN_WORDS])
-        notes.append(f"words that this model was never taught, so that they show nothing: {shown}{more}")
+        notes.append(f"words that this model was never taught, which only disturb; leave them out: {shown}{more}")
     return notes
 
 

@@ -66,7 +66,9 @@ def read_record(path: Path) -> VideoRecord:
     try:
         raw = read_json(file)
     except FileNotFoundError as error:
-        raise IdanimError(f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}') from error
+        raise IdanimError(
+            f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}, or all in one manifest='
+        ) from error
     if not isinstance(raw, dict) or raw.pop("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise IdanimError(f"{file}: expected an object of schema {SCHEMA_VERSION}")
     _check(raw, file)
@@ -108,7 +110,8 @@ def find_videos(folder: Path) -> list[Path]:
         IdanimError: there is no such folder or no video in it.
     """
     if not folder.is_dir():
-        raise IdanimError(f"videos={str(folder)!r}: there is no such folder")
+        problem = "this is a file; expected a folder" if folder.is_file() else "there is no such folder"
+        raise IdanimError(f"videos={str(folder)!r}: {problem}")
     found = sorted(path for path in folder.rglob("*.mp4") if not path.name.startswith("."))
     if not found:
         raise IdanimError(f"videos={str(folder)!r}: no .mp4 file in it or below it")
