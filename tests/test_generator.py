@@ -259,7 +259,7 @@ def test_words_that_the_toy_world_was_not_taught_are_told_once(
 ) -> None:
     prompts = ["A person riding a horse, smiling.", "a person on the moon riding a horse"]
     assert generator.sampler.backbone.unknown_words(prompts[0]) == ["riding", "horse"]
-    told = "so that they show nothing: riding, horse, on, moon"
+    told = "leave them out: riding, horse, on, moon"
     assert [note.endswith(told) for note in generator.prompt_notes(prompts)] == [True]
     assert "horse" in generator.record(people[0], prompts[0], 0).made_with["notes"][-1]
     run_with(f"reference={photos[0]}", f"prompt={prompts}")
