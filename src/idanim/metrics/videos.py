@@ -67,7 +67,7 @@ def read_record(path: Path) -> VideoRecord:
         raw = read_json(file)
     except FileNotFoundError as error:
         raise IdanimError(
-            f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}, or a table of all, manifest=<file>'
+            f'{path}: no {file.name} beside it; needed: {{"prompt": …, "identity": …}}, or manifest=<table of all>'
         ) from error
     if not isinstance(raw, dict) or raw.pop("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise IdanimError(f"{file}: expected an object of schema {SCHEMA_VERSION}")
