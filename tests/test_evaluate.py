@@ -17,6 +17,7 @@ from toy_people import TOY_BACKBONE, take_photos, write_official_file
 from idanim.config import Run, replace_values, restore
 from idanim.evaluation import evaluate
 from idanim.evaluation_report import systems_by_sampling
+from idanim.generation.settings import SamplingSettings
 from idanim.metrics.videos import VideoRecord, read_record
 from idanim.types import IdanimError
 from idanim.video_encoding import encode_mp4
@@ -157,8 +158,9 @@ def test_systems_are_compared_in_one_table(tmp_path, ckpt, shards, capsys, syste
     assert rows[:5] == ["system", "adapter", "init", "ceiling:", "floor:"]
 
 
-def test_identity_guidance_is_told_of_whom_it_led(tmp_path, ckpt, shards):
-    made_with = {"sampling": VIDEO | SAMPLING | {"identity_guidance": 0.1, "identity_guidance_limit": 0.6}}
+def test_identity_guidance_is_told_of_whom_it_led():
+    settings = SamplingSettings(**VIDEO, **SAMPLING, identity_guidance=0.1, identity_guidance_limit=0.6)
+    made_with = {"sampling": settings.recorded()}
     led = VideoRecord("a hat", "p900", 0, "adapter", "", made_with)
     others = [replace(led, identity="", system="no_adapter"), replace(led, system="other", made_with={"sampling": 7})]
     guided, plain = systems_by_sampling([led, led, *others]).items()
