@@ -59,13 +59,7 @@ def people_from_shards(
                     origins.setdefault(meta.identity, f"{split} split of {told}")
         by_split[split] = sorted(clips.keys() - known)
     where = without_secrets(f"data.shards={location!r}")
-    unknown = sorted(wanted - clips.keys())
-    if unknown:
-        raise IdanimError(
-            f"{where}: no clip of {in_short(unknown)}, whom the videos were asked "
-            f"to show; people there: {in_short(sorted(clips))}. Give shards with them, or "
-            "references=<folder of photos named <person>__<anything>.jpg>"
-        )
+    _require_people(wanted, clips, where)
     if names is None:
         wanted = set(by_split["val"] or by_split["train"])
     ordered = sorted([*by_split["val"], *by_split["train"]], key=lambda name: name not in wanted)
@@ -82,6 +76,16 @@ def people_from_shards(
             f"{where}: {engine.name} finds no usable face of the people there: {in_short(sorted(wanted))}"
         )
     return people
+
+
+def _require_people(wanted: Collection[str], there: Collection[str], where: str) -> None:
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise IdanimError(
+            f"{where}: no clip of {in_short(unknown)}, whom the videos were asked "
+            f"to show; people there: {in_short(sorted(there))}. Give shards with them, or "
+            "references=<folder of photos named <person>__<anything>.jpg>"
+        )
 
 
 def in_short(names: Sequence[str], limit: int = 5) -> str:
